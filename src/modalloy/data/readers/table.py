@@ -1,0 +1,159 @@
+"""Reads collections kept as rows: JSON lines or CSV, an image or one of its captions a row."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modalloy.data.build import Record
+from modalloy.data.readers.collection import Collection, id_of_path, image_folder, parse_json, read_text
+from modalloy.errors import DataError
+
+PATH_KEYS = ("path", "file_name", "filename", "filepath", "image_path", "image", "image_name")
+CAPTION_KEYS = ("caption", "text", "comment", "sentence")
+_DELIMITERS = (",", "\t", ";", "|")
+
+
+def read_jsonl(path: str | Path, images: str | Path | None = None, split: str = "train") -> Collection:
+    """Reads JSON lines such as {"path": "cat.jpg", "captions": ["A cat."], "split": "val", "id": "cat"}.
+
+    The path may be called any of `PATH_KEYS`; instead of a list under "captions" there may be one caption
+    under any of `CAPTION_KEYS`, and further lines with the same path then add further captions. "id", "split"
+    and "family" may be left out; an id is then the path with ":" for "/".
+
+    Args:
+        path: the file.
+        images: the folder that the paths start from; default: the file's folder.
+        split: the split of rows that name none.
+
+    Raises:
+        DataError: a line can't be used (named FILE:LINE).
+    """
+    path = Path(path)
+    root = image_folder(images, path.parent)
+    return Collection(root, _grouped(_jsonl_rows(path), split))
+
+
+def read_csv(path: str | Path, images: str | Path | None = None, split: str = "train") -> Collection:
+    """Reads a table with a header, its columns separated by comma, tab, semicolon or "|".
+
+    It has a column of paths (any of `PATH_KEYS`), usually one of captions (any of `CAPTION_KEYS`), and may
+    have `id`, `split` and `family`; each row gives one caption, and rows with the same path make one item.
+
+    Args:
+        path: the file.
+        images: the folder that the paths start from; default: the file's folder.
+        split: the split of rows that name none.
+
+    Raises:
+        DataError: there is no column of paths, or a row can't be used (named FILE:LINE).
+    """
+    path = Path(path)
+    root = image_folder(images, path.parent)
+    return Collection(root, _grouped(_csv_rows(path), split))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    where: str
+    path: str
+    id: str | None
+    split: str | None
+    family: str | None
+    captions: tuple[str, ...]
+    whole: bool
+    """Whether the row stands for the whole image, rather than for one of its captions."""
+
+
+@dataclass(slots=True)
+class _Group:
+    first: _Row
+    captions: list[str] = field(default_factory=list)
+
+
+def _grouped(rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
+    """One record an image, in the order of first rows."""
+    groups: dict[str, _Group] = {}
+    for row in rows:
+        id = row.id if row.id is not None else id_of_path(row.path)
+        group = groups.setdefault(id, _Group(row))
+        first = group.first
+        if first is not row:
+            if row.whole or first.whole or first.path != row.path:
+                raise DataError(
+                    f"{row.where}: the id {id!r} stands at {first.where} already; ids must be unique."
+                )
+            if (first.split, first.family) != (row.split, row.family):
+                raise DataError(f"{row.where}: {id!r} has another split or family than at {first.where}.")
+        group.captions += row.captions
+    return tuple(
+        Record(id, group.first.path, group.first.split or split, tuple(group.captions), group.first.family)
+        for id, group in groups.items()
+    )
+
+
+def _row(value: Mapping[str, Any], where: str) -> _Row:
+    path = _text(value, PATH_KEYS, where)
+    if path is None:
+        raise DataError(f"{where}: no image path; it should stand under one of {', '.join(PATH_KEYS)}.")
+    captions, whole = value.get("captions"), value.get("captions") is not None
+    if captions is None:
+        caption = _text(value, CAPTION_KEYS, where)
+        captions = [] if caption is None else [caption]
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise DataError(f"{where}: captions must be a list of texts, got {captions!r}.")
+    id, split, family = (_text(value, (key,), where) or None for key in ("id", "split", "family"))
+    return _Row(where, path, id, split and sys.intern(split), family, tuple(captions), whole)
+
+
+def _text(value: Mapping[str, Any], keys: Iterable[str], where: str) -> str | None:
+    """The text under the first of `keys` that there is."""
+    for key in keys:
+        found = value.get(key)
+        if isinstance(found, int) and not isinstance(found, bool):
+            return str(found)
+        if found is not None and not isinstance(found, str):
+            raise DataError(f"{where}: {key} must be a text, got {found!r}.")
+        if found is not None:
+            return found
+    return None
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            value = parse_json(line, where)
+            if not isinstance(value, dict):
+                raise DataError(f"{where}: a line must hold an object, got {type(value).__name__}.")
+            yield _row(value, where)
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    text = read_text(path)
+    header = text.split("\n", 1)[0]
+    for delimiter in _DELIMITERS:
+        columns = [column.strip().lower() for column in next(csv.reader([header], delimiter=delimiter), [])]
+        if set(columns) & set(PATH_KEYS):
+            break
+    else:
+        raise DataError(f"{path}:1: no column of image paths; call it one of {', '.join(PATH_KEYS)}.")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        next(rows)
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                where = f"{path}:{rows.line_num}"
+                if len(row) > len(columns):
+                    raise DataError(
+                        f"{where}: {len(row)} values for {len(columns)} columns; put quotes around a caption "
+                        f"that holds {delimiter!r}."
+                    )
+                # A row that ends early lacks its caption: only that caption is lost.
+                cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
+                yield _row(dict(zip(columns, cells, strict=True)), where)
+    except csv.Error as error:
+        raise DataError(f"{path}:{rows.line_num}: not CSV ({error}).") from None
