@@ -1,0 +1,256 @@
+"""The seam between modalloy and any pretrained model: what an encoder takes, and what it gives.
+
+A new encoder implements five methods of `Encoder`: `fingerprint`, `dim`, `width`, `preprocess` and `forward`.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from modalloy.errors import ConfigError, DataError, FeatureError
+from modalloy.files import sha256_of_text
+
+Modality = Literal["image", "text"]
+
+Prepared = Tensor | tuple[Any, ...]
+"""What `preprocess` makes of an item for `forward`: a tensor, or one for each encoder inside the encoder."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of encoded items, whose tokens are packed one item after the other.
+
+    >>> encoded = Encoded(torch.eye(2), torch.arange(10.0).view(5, 2), torch.tensor([2, 3]))
+    >>> [tokens.shape[0] for tokens in encoded.tokens_of_each()]
+    [2, 3]
+    """
+
+    embedding: Float[Tensor, "batch dim"]
+    """One vector an item, of unit norm."""
+    tokens: Float[Tensor, "packed width"]
+    """The items' tokens one after the other; within each item the summary token comes first."""
+    lengths: Int[Tensor, "batch"]
+    """Number of tokens of each item, the summary token included."""
+
+    def __post_init__(self) -> None:
+        if int(self.lengths.sum()) != self.tokens.shape[0]:
+            raise DataError(
+                f"Encoded: the lengths add up to {int(self.lengths.sum())} tokens, "
+                f"but {self.tokens.shape[0]} are given; each token must belong to one item."
+            )
+
+    def __len__(self) -> int:
+        return self.embedding.shape[0]
+
+    def tokens_of_each(self) -> tuple[Tensor, ...]:
+        """Each item's tokens, "tokens width", as views into the packed tensor."""
+        return torch.split(self.tokens, self.lengths.tolist())
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Encoded"]) -> Self:
+        """Joins batches along the batch axis, in the order given (at least one)."""
+        parts = list(parts)
+        return cls(
+            torch.cat([part.embedding for part in parts]),
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.lengths for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What features depend on besides the items: stored with them, and compared before they are used.
+
+    >>> made = Fingerprint("MiniLM", "0.1.0", "a" * 64, "b" * 64)
+    >>> Fingerprint.from_dict(made.to_dict()) == made
+    True
+    """
+
+    name: str
+    """The encoder's spec and modality, for people."""
+    revision: str
+    """Version of the package, or revision of the model, that the weights come from."""
+    weights_sha256: str
+    """SHA-256 of the weight file's bytes."""
+    preprocessing_sha256: str
+    """SHA-256 of everything else that changes the numbers: see `sha256_of_settings`."""
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over all fields."""
+        return sha256_of_settings(self.to_dict())
+
+    def to_dict(self) -> dict[str, str]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds a fingerprint from what `to_dict` gave.
+
+        Raises:
+            FeatureError: a field is missing, unknown or no text.
+        """
+        expected = {field.name for field in fields(cls)}
+        if set(values) != expected or not all(isinstance(value, str) for value in values.values()):
+            raise FeatureError(
+                f"A fingerprint must hold the texts {', '.join(sorted(expected))}, got {dict(values)!r}; "
+                "the features are damaged or not modalloy's: extract them again."
+            )
+        return cls(**values)
+
+
+def sha256_of_settings(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings as canonical JSON (sorted keys, no spaces), so that equal settings hash equally.
+
+    >>> sha256_of_settings({"a": 1, "b": 2}) == sha256_of_settings({"b": 2, "a": 1})
+    True
+    """
+    return sha256_of_text(json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False))
+
+
+class Encoder(ABC):
+    """A frozen pretrained model that turns images, texts or both into embeddings and tokens.
+
+    An item's result doesn't depend on the batch it is in, beyond rounding.
+    """
+
+    name: str
+    """For people: "EfficientNet-Lite0"."""
+    spec: str
+    """What `load_encoder` takes to build this encoder again: "efficientnet-lite0"."""
+    modalities: tuple[Modality, ...]
+    """What it encodes."""
+
+    @abstractmethod
+    def fingerprint(self, modality: Modality) -> Fingerprint:
+        """Says which weights and preprocessing make the features of `modality`."""
+
+    @abstractmethod
+    def dim(self, modality: Modality) -> int:
+        """Length of an embedding."""
+
+    @abstractmethod
+    def width(self, modality: Modality) -> int:
+        """Length of a token."""
+
+    @abstractmethod
+    def preprocess(self, modality: Modality, item: Image.Image | str) -> Prepared:
+        """Makes one item ready for `forward`: "channels height width" of an RGB image, token ids of a text.
+
+        Safe to call from several threads at once.
+
+        Raises:
+            DataError: the item can't be encoded, for example a blank text.
+        """
+
+    @abstractmethod
+    def forward(self, modality: Modality, prepared: Sequence[Any]) -> Encoded:
+        """Collates what `preprocess` gave (one item or more) and runs the frozen model, without gradients."""
+
+    def token_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the image tokens after the summary token; None where they have no grid."""
+        return None
+
+    def token_texts(self, text: str) -> list[str] | None:
+        """What each text token stands for, the summary token first; None where tokens stand for no words."""
+        return None
+
+    def encode_images(self, images: Sequence[Image.Image | str | Path], batch_size: int = 32) -> Encoded:
+        """Encodes pictures in RGB, or the files of that path.
+
+        Raises:
+            ImageError: a file can't be decoded.
+            ConfigError: the encoder has no images.
+        """
+        self._require("image")
+        _refuse_single(images)
+
+        def prepare(image: Image.Image | str | Path) -> Prepared:
+            from modalloy.data.images import open_image
+
+            picture = image if isinstance(image, Image.Image) else open_image(image)
+            return self.preprocess("image", picture)
+
+        return self._encode("image", images, prepare, batch_size)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 32) -> Encoded:
+        """Encodes texts.
+
+        Raises:
+            DataError: a text is blank.
+            ConfigError: the encoder has no texts.
+        """
+        self._require("text")
+        _refuse_single(texts)
+        return self._encode("text", texts, lambda text: self.preprocess("text", text), batch_size)
+
+    def _encode(
+        self, modality: Modality, items: Sequence[Any], prepare: Callable[[Any], Prepared], batch_size: int
+    ) -> Encoded:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        if not items:
+            return Encoded(
+                torch.empty(0, self.dim(modality)),
+                torch.empty(0, self.width(modality)),
+                torch.empty(0, dtype=torch.long),
+            )
+        batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+        return Encoded.concatenate(self.forward(modality, [prepare(item) for item in batch]) for batch in batches)
+
+    def _require(self, modality: str) -> None:
+        if modality not in self.modalities:
+            raise ConfigError(
+                f"{self.spec} encodes {' and '.join(self.modalities)}, not {modality}; "
+                f"choose an encoder of {modality}s."
+            )
+
+
+def require_text(text: object) -> str:
+    """Gives `text` back if it can be encoded.
+
+    >>> require_text("a red telephone")
+    'a red telephone'
+
+    Raises:
+        DataError: it is no string, blank, or holds half a surrogate pair (bytes that weren't UTF-8).
+    """
+    if not isinstance(text, str):
+        raise DataError(f"A text must be a string, got {type(text).__name__}.")
+    if not text.strip():
+        raise DataError(f"A text must hold at least one visible character, got {text!r}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"A text must be valid Unicode, got {text[:80]!r}; read its file as UTF-8.") from None
+    return text
+
+
+def require_image(image: object) -> Image.Image:
+    """Gives `image` back if it can be encoded.
+
+    Raises:
+        DataError: it is no PIL image in RGB; how to flatten another mode is `open_image`'s to decide.
+    """
+    if not isinstance(image, Image.Image):
+        raise DataError(f"An image must be a PIL image, got {type(image).__name__}.")
+    if image.mode != "RGB":
+        raise DataError(
+            f"An image must be in RGB, got mode {image.mode}; give its path instead, or open it with "
+            "modalloy.data.images.open_image, which flattens transparency and scales 16-bit greys."
+        )
+    return image
+
+
+def _refuse_single(items: object) -> None:
+    if isinstance(items, str | Path | Image.Image):
+        raise DataError(f"Expected a sequence of items, got a single {type(items).__name__}; wrap it: [item].")

