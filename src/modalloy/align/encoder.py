@@ -1,0 +1,256 @@
+"""HACAN's global branch as an encoder: two frozen backbones, each with a head into the space they share."""
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from modalloy.align.heads import GlobalHead, HeadConfig
+from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
+from modalloy.encoders.base import Prepared, sha256_of_settings
+from modalloy.errors import CheckpointError, ConfigError, ModalloyError
+from modalloy.files import atomic_path, read_json, write_json
+
+FORMAT = "modalloy-aligned-encoder-1"
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which encoder a head was trained on, known without loading it."""
+
+    spec: str
+    """What `load_encoder` takes."""
+    fingerprint: Fingerprint
+    """Of the weights and preprocessing that the head was trained on."""
+    width: int
+    """Length of its tokens."""
+
+
+class AlignedEncoder(Encoder):
+    """A dual encoder made of an image backbone, a text backbone and a trained global head on each (HACAN).
+
+    Its embedding is the head's output, its tokens are the backbone's. The backbones load on first use, so
+    stored features can be projected where the backbones' weights aren't.
+
+    Args:
+        backbones: what encodes images, and what encodes texts.
+        heads: the head on each; both end in the same length.
+        name: for people; by default made of the backbones' specs.
+        training: what the heads were trained with, kept in `config.json`.
+
+    Raises:
+        ConfigError: a modality lacks its backbone or head, or the heads end in different lengths.
+    """
+
+    modalities = MODALITIES
+
+    def __init__(
+        self,
+        backbones: Mapping[Modality, Backbone],
+        heads: Mapping[Modality, GlobalHead],
+        *,
+        name: str | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        for modality in MODALITIES:
+            if modality not in backbones or modality not in heads:
+                raise ConfigError(f"An aligned encoder needs a backbone and a head for {modality}s.")
+        dims = [heads[modality].config.dim for modality in MODALITIES]
+        if dims[0] != dims[1]:
+            raise ConfigError(f"Both heads must end in the same length, got {dims[0]} and {dims[1]}.")
+        self.backbones = {modality: backbones[modality] for modality in MODALITIES}
+        self.heads = nn.ModuleDict({modality: heads[modality] for modality in MODALITIES})
+        self.heads.requires_grad_(False).eval()
+        self.training = dict(training or {})
+        self.name = name or " + ".join(backbone.spec for backbone in self.backbones.values())
+        self.spec = "hacan:unsaved"
+        self._loaded: dict[Modality, Encoder] = {}
+        self._lock = threading.Lock()
+
+    def fingerprint(self, modality: Modality) -> Fingerprint:
+        """The heads' weights, chained with the fingerprint of the backbone."""
+        self._require(modality)
+        chained = {"backbone": self.backbones[modality].fingerprint.digest}
+        return Fingerprint(
+            name=f"{' + '.join(backbone.spec for backbone in self.backbones.values())} {modality}",
+            revision=FORMAT,
+            weights_sha256=hashlib.sha256(self._weights).hexdigest(),
+            preprocessing_sha256=sha256_of_settings(chained),
+        )
+
+    def dim(self, modality: Modality) -> int:
+        """Length of the shared embedding."""
+        self._require(modality)
+        return self._head(modality).config.dim
+
+    def width(self, modality: Modality) -> int:
+        """Length of the backbone's tokens."""
+        self._require(modality)
+        return self.backbones[modality].width
+
+    def preprocess(self, modality: Modality, item: Image.Image | str) -> Prepared:
+        """Makes one item ready, as the backbone does."""
+        return self.backbone(modality).preprocess(modality, item)
+
+    def forward(self, modality: Modality, prepared: Sequence[Prepared]) -> Encoded:
+        """Runs the backbone, and the head on its embedding."""
+        return self.project(modality, self.backbone(modality).forward(modality, prepared))
+
+    @torch.no_grad()
+    def project(self, modality: Modality, encoded: Encoded) -> Encoded:
+        """What this encoder makes of the backbone's output: the head's embedding, the same tokens.
+
+        As a transform for `modalloy.features.derive`: `functools.partial(encoder.project, "image")`.
+        """
+        self._require(modality)
+        return Encoded(self._head(modality)(encoded.embedding), encoded.tokens, encoded.lengths)
+
+    def token_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the image backbone's tokens."""
+        return self.backbone("image").token_grid()
+
+    def token_texts(self, text: str) -> list[str] | None:
+        """What the text backbone's tokens stand for."""
+        return self.backbone("text").token_texts(text)
+
+    def backbone(self, modality: Modality) -> Encoder:
+        """The backbone, loaded on first use and checked against the one the head was trained on.
+
+        Raises:
+            CheckpointError: its weights or preprocessing are others.
+        """
+        self._require(modality)
+        # Worker threads that preprocess must not each load a copy.
+        with self._lock:
+            if modality not in self._loaded:
+                recorded = self.backbones[modality]
+                encoder = load_encoder(recorded.spec)
+                _require_trained_on(recorded, encoder.fingerprint(modality), self.spec)
+                self._loaded[modality] = encoder
+            return self._loaded[modality]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `model.safetensors` and, last, `config.json` into `folder`; sets `spec` to that folder."""
+        folder = Path(folder)
+        with atomic_path(folder / _WEIGHTS) as temporary:
+            temporary.write_bytes(self._weights)
+        write_json(
+            folder / _CONFIG,
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "weights_sha256": hashlib.sha256(self._weights).hexdigest(),
+                "backbones": {modality: asdict(self.backbones[modality]) for modality in MODALITIES},
+                "heads": {modality: asdict(self._head(modality).config) for modality in MODALITIES},
+                "training": self.training,
+            },
+        )
+        self.spec = _spec(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Loads what `save` wrote; the backbones follow on first use.
+
+        Raises:
+            CheckpointError: the folder isn't an aligned encoder's, or is damaged.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        try:
+            backbones: dict[Modality, Backbone] = {}
+            heads: dict[Modality, GlobalHead] = {}
+            for modality in MODALITIES:
+                recorded = config["backbones"][modality]
+                fingerprint = Fingerprint.from_dict(recorded["fingerprint"])
+                backbones[modality] = Backbone(recorded["spec"], fingerprint, recorded["width"])
+                shape = config["heads"][modality]
+                heads[modality] = GlobalHead(HeadConfig(**{**shape, "widths": tuple(shape["widths"])}))
+            encoder = cls(backbones, heads, name=config["name"], training=config["training"])
+        except (KeyError, TypeError, AttributeError, ModalloyError) as error:
+            raise CheckpointError(
+                f"{folder / _CONFIG} isn't whole ({type(error).__name__}: {error}); align again."
+            ) from error
+        _load_weights(encoder.heads, folder / _WEIGHTS, config.get("weights_sha256"))
+        encoder.spec = _spec(folder)
+        return encoder
+
+    def _head(self, modality: Modality) -> GlobalHead:
+        head = self.heads[modality]
+        assert isinstance(head, GlobalHead)
+        return head
+
+    @cached_property
+    def _weights(self) -> bytes:
+        return save({name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a saved aligned encoder.
+
+    Raises:
+        CheckpointError: there is none, or it isn't an aligned encoder's.
+    """
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} holds no aligned encoder (no {_CONFIG}); name a folder written by `modalloy align`."
+        )
+    try:
+        config = read_json(path)
+    except ModalloyError as error:
+        raise CheckpointError(str(error)) from None
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} isn't an aligned encoder's: its format should be {FORMAT!r}, got {found!r}; "
+            "name a folder written by `modalloy align`."
+        )
+    return config
+
+
+def _load_weights(heads: nn.Module, path: Path, weights_sha256: str | None) -> None:
+    try:
+        weights = path.read_bytes()
+        heads.load_state_dict(load(weights))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; copy the whole folder, or align again.") from None
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} doesn't hold the heads' weights ({reason}); align again.") from None
+    if hashlib.sha256(weights).hexdigest() != weights_sha256:
+        raise CheckpointError(
+            f"{path} isn't the file that {_CONFIG} was written with (its SHA-256 differs); "
+            "copy the whole folder, or align again."
+        )
+
+
+def _require_trained_on(recorded: Backbone, found: Fingerprint, spec: str) -> None:
+    expected = recorded.fingerprint
+    if found.digest != expected.digest:
+        raise CheckpointError(
+            f"{spec} was trained on {_described(expected)}, but {recorded.spec!r} now is "
+            f"{_described(found)}; install the version it was trained on, or align again."
+        )
+
+
+def _described(fingerprint: Fingerprint) -> str:
+    return (
+        f"{fingerprint.name} ({fingerprint.revision}, weights {fingerprint.weights_sha256[:12]}, "
+        f"preprocessing {fingerprint.preprocessing_sha256[:12]})"
+    )
+
+
+def _spec(folder: Path) -> str:
+    # Absolute, so that the spec still names the folder after the working directory has changed.
+    return f"hacan:{folder.resolve()}"

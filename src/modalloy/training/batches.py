@@ -1,0 +1,121 @@
+"""Batches of image-caption pairs, drawn from (seed, epoch) alone.
+
+So a training that was killed and resumed sees the same batches as one that ran through.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from modalloy.errors import ConfigError, DataError
+
+
+class PairRows(NamedTuple):
+    """Rows of matching images and captions: caption `captions[i]` describes image `images[i]`."""
+
+    images: Int[Tensor, "batch"]
+    captions: Int[Tensor, "batch"]
+
+
+@runtime_checkable
+class PairDataset(Protocol):
+    """What `pair_loader` reads: the training batch for some rows."""
+
+    def __getitem__(self, rows: PairRows, /) -> Any:
+        """The batch whose images and captions stand in `rows`."""
+
+
+class PairSampler(Sampler[PairRows]):
+    """Batches of pairs; an epoch visits every image that has a caption once, with a caption drawn at random.
+
+    Lightning calls `set_epoch` before each epoch. A last batch of one pair is left out, since a contrastive
+    loss has nothing to compare it with.
+
+    Arguments:
+        caption_image: the image row of each caption.
+        caption_rows: the caption rows to draw from, all by default; so a split is chosen, and rejected items
+            are left out.
+        batch_size: pairs in a batch, at least 2.
+        seed: with the epoch, decides everything that is drawn.
+        all_captions: whether an epoch visits every caption once instead of every image. Captions of one image
+            may then share a batch.
+
+    Raises:
+        ConfigError: `batch_size` is smaller than 2.
+        DataError: fewer than 2 pairs to draw from.
+
+    >>> sampler = PairSampler(torch.tensor([0, 0, 1, 2]), batch_size=2, seed=0)
+    >>> len(sampler)
+    1
+    >>> all(pairs.images.tolist() == [[0, 0, 1, 2][c] for c in pairs.captions] for pairs in sampler)
+    True
+    """
+
+    def __init__(
+        self,
+        caption_image: Int[Tensor, "captions"],
+        *,
+        caption_rows: Int[Tensor, "chosen"] | None = None,
+        batch_size: int,
+        seed: int,
+        all_captions: bool = False,
+    ) -> None:
+        if batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2 for a contrastive loss, got {batch_size}.")
+        rows = torch.arange(len(caption_image)) if caption_rows is None else caption_rows
+        images = caption_image[rows]
+        order = torch.argsort(images, stable=True)
+        self._captions = rows[order]
+        self._images, self._counts = torch.unique_consecutive(images[order], return_counts=True)
+        self._pairs = len(rows) if all_captions else len(self._images)
+        if self._pairs < 2:
+            raise DataError(f"Training needs at least 2 image-caption pairs to draw from, got {self._pairs}.")
+        self._first = self._counts.cumsum(0) - self._counts
+        self._batch_size = batch_size
+        self._seed = seed
+        self._all_captions = all_captions
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration draws."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self._pairs, self._batch_size)
+        return whole + (rest > 1)
+
+    def __iter__(self) -> Iterator[PairRows]:
+        generator = torch.Generator().manual_seed(_mixed_seed(self._seed, self._epoch))
+        if self._all_captions:
+            images = self._images.repeat_interleave(self._counts)
+            captions = self._captions
+        else:
+            images = self._images
+            drawn = torch.rand(len(images), generator=generator, dtype=torch.float64) * self._counts
+            captions = self._captions[self._first + drawn.long()]
+        order = torch.randperm(self._pairs, generator=generator)
+        for rows in order.split(self._batch_size)[: len(self)]:
+            yield PairRows(images[rows], captions[rows])
+
+
+def pair_loader(dataset: PairDataset, sampler: PairSampler) -> DataLoader:
+    """A loader whose batches are `dataset[rows]` for the rows that `sampler` draws, gathered in this process.
+
+    The loader has a generator of its own: otherwise each new iteration would draw from torch's global one,
+    and where an iteration starts differs between a resumed training and a whole one.
+    """
+    return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Seeds torch's global random numbers (dropout, say) for one epoch, from `seed` and `epoch` alone."""
+    torch.manual_seed(_mixed_seed(seed, epoch))
+
+
+def _mixed_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,273 @@
+"""The one way modalloy trains: a quiet Lightning trainer that can be killed at any moment and goes on.
+
+Every epoch ends with a checkpoint and a line in `metrics.jsonl`, both written atomically. All that an epoch
+draws comes from (seed, epoch), so on a CPU a resumed training ends with the weights of an uninterrupted one.
+"""
+
+import json
+import logging
+import math
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.progress import Progress, TaskID
+from torch.utils.data import DataLoader
+
+from modalloy.errors import CheckpointError, ConfigError
+from modalloy.files import atomic_path, remove_partial_files, write_text
+from modalloy.progress import progress_bar
+from modalloy.training.batches import seed_epoch
+
+Metrics = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When to stop before the last epoch; the weights of the best epoch are the result."""
+
+    monitor: str
+    """Name of the logged metric that decides."""
+    patience: int
+    """Epochs without a better value after which training stops."""
+    mode: Literal["max", "min"] = "max"
+    """Whether larger or smaller is better."""
+    min_delta: float = 0.0
+    """By how much a value must be better to count."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
+        if self.mode not in ("max", "min"):
+            raise ConfigError(f"mode must be 'max' or 'min', got {self.mode!r}.")
+
+    def best(self, history: list[Metrics]) -> int:
+        """Index of the best epoch in `history` (the first of equals)."""
+        sign = 1 if self.mode == "max" else -1
+        best, best_value = 0, -math.inf
+        for index, row in enumerate(history):
+            if self.monitor not in row:
+                raise ConfigError(f"Early stopping watches {self.monitor!r}, which isn't among {sorted(row)}.")
+            value = row[self.monitor]
+            if value is not None and sign * value > best_value + self.min_delta:
+                best, best_value = index, sign * value
+        return best
+
+    def over(self, history: list[Metrics]) -> bool:
+        """Whether `patience` epochs have gone by without a better value."""
+        return bool(history) and len(history) - 1 - self.best(history) >= self.patience
+
+
+def fit(
+    module: LightningModule,
+    batches: DataLoader,
+    folder: str | Path,
+    *,
+    epochs: int,
+    seed: int,
+    description: str,
+    fingerprint: str,
+    validation: DataLoader | None = None,
+    early_stopping: EarlyStopping | None = None,
+    gradient_clip: float | None = None,
+    accelerator: str = "auto",
+) -> list[Metrics]:
+    """Trains `module` in place, going on from the last checkpoint of the same `fingerprint` in `folder`.
+
+    torch's global random numbers are seeded at each epoch's start and given back as they were. A
+    learning-rate schedule must move per step (`schedules.per_step`). All that the module logs per epoch ends
+    in `metrics.jsonl`, one line an epoch.
+
+    Arguments:
+        module: logs with `self.log(..., on_epoch=True, batch_size=...)`; validates if `validation` is given.
+        batches: the training batches, from `batches.pair_loader`.
+        folder: holds `checkpoints/` and `metrics.jsonl`.
+        epochs: how many epochs, at most.
+        seed: decides, with the epoch, all that is drawn.
+        description: stands before the progress bar.
+        fingerprint: SHA-256 of everything that decides the result (configuration, features); checkpoints with
+            another one can't be continued and are removed.
+        validation: batches for the module's `validation_step`, run after each epoch.
+        early_stopping: when to stop before `epochs`; by default never.
+        gradient_clip: largest norm of the gradient; by default unlimited.
+        accelerator: as Lightning names it: "auto", "cpu", "gpu".
+
+    Returns:
+        One dictionary of metrics an epoch, those of `metrics.jsonl`.
+
+    Raises:
+        CheckpointError: the checkpoint to go on from is damaged.
+        KeyboardInterrupt: the user pressed Ctrl-C; the epochs done so far are kept.
+    """
+    checkpoints = Path(folder) / "checkpoints"
+    name = fingerprint[:16]
+    record = _EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping)
+    _remove_others(checkpoints, name)
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        stack.enter_context(torch.random.fork_rng())
+        progress = stack.enter_context(progress_bar())
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            max_epochs=epochs,
+            gradient_clip_val=gradient_clip,
+            callbacks=[_SeededEpochs(seed), _FitProgress(progress, description), record],
+            plugins=[_AtomicCheckpointIO()],
+            default_root_dir=str(folder),
+            logger=False,
+            enable_checkpointing=True,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        last = record.last if record.last.exists() else None
+        with _keyboard_interrupt_passed_on():
+            trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
+        record.load_best(module)
+    return record.history
+
+
+class _SeededEpochs(Callback):
+    """Seeds torch's random numbers at the start of each epoch."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seed_epoch(self._seed, trainer.current_epoch)
+
+
+class _FitProgress(Callback):
+    """One progress bar over all steps of all epochs."""
+
+    def __init__(self, progress: Progress, description: str) -> None:
+        self._progress = progress
+        self._description = description
+        self._task: TaskID | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = int(trainer.num_training_batches)
+        self._task = self._progress.add_task(
+            self._description,
+            total=steps * (trainer.max_epochs or 0),
+            completed=steps * trainer.current_epoch,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._task is not None
+        self._progress.advance(self._task)
+
+
+class _EpochRecord(Checkpoint):
+    """At each epoch's end: the line of metrics, the checkpoint, and whether to stop.
+
+    A subclass of Lightning's `Checkpoint`, so that it runs after the module's own `on_train_epoch_end`. The
+    history is part of the checkpoint, so metrics and weights can't get out of step.
+    """
+
+    def __init__(self, metrics: Path, checkpoints: Path, name: str, early_stopping: EarlyStopping | None) -> None:
+        self.history: list[Metrics] = []
+        self.last = checkpoints / f"{name}.ckpt"
+        self._best = checkpoints / f"{name}-best.ckpt"
+        self._metrics = metrics
+        self._early_stopping = early_stopping
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history[:] = state_dict["history"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_over(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row: Metrics = {"epoch": trainer.current_epoch + 1}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            number = float(value)
+            row[name] = number if math.isfinite(number) else None
+        self.history.append(row)
+        # Best weights first, the resumable checkpoint last: killed in between, the epoch is done again.
+        stopping = self._early_stopping
+        if stopping is not None and stopping.best(self.history) == len(self.history) - 1:
+            trainer.save_checkpoint(self._best, weights_only=True)
+        write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in self.history))
+        trainer.save_checkpoint(self.last, weights_only=False)
+        self._stop_if_over(trainer)
+
+    def load_best(self, module: LightningModule) -> None:
+        """Gives `module` the weights of the best epoch, where there is early stopping."""
+        if self._early_stopping is not None:
+            module.load_state_dict(_load(self._best, "cpu")["state_dict"])
+
+    def _stop_if_over(self, trainer: Trainer) -> None:
+        if self._early_stopping is not None and self._early_stopping.over(self.history):
+            trainer.should_stop = True
+
+
+class _AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints by `atomic_path` and reads nothing but tensors and plain values."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return _load(path, map_location)
+
+
+def _load(path: str | Path, map_location: Any) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything for a damaged file
+        raise CheckpointError(
+            f"{path} can't be read as a training checkpoint ({type(error).__name__}); it may be damaged: "
+            "delete it, and training starts anew."
+        ) from error
+
+
+def _remove_others(checkpoints: Path, name: str) -> None:
+    if checkpoints.is_dir():
+        remove_partial_files(checkpoints)
+        for path in checkpoints.glob("*.ckpt"):
+            if path.name not in (f"{name}.ckpt", f"{name}-best.ckpt"):
+                path.unlink()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Lightning says about devices, workers and folders; errors still get through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _keyboard_interrupt_passed_on() -> Iterator[None]:
+    """Lightning turns Ctrl-C into SystemExit(1) and leaves SIGINT ignored; this undoes both."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None

@@ -1,0 +1,102 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modalloy.errors import ConfigError, DataError
+from modalloy.training.batches import PairRows, PairSampler, pair_loader, seed_epoch
+
+CAPTIONS_PER_IMAGE = st.lists(st.integers(0, 4), min_size=2, max_size=12).filter(
+    lambda counts: sum(count > 0 for count in counts) >= 2
+)
+
+
+def caption_image(counts: list[int]) -> torch.Tensor:
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def drawn(sampler: PairSampler, epoch: int) -> list[list[tuple[int, int]]]:
+    sampler.set_epoch(epoch)
+    return [list(zip(rows.images.tolist(), rows.captions.tolist(), strict=True)) for rows in sampler]
+
+
+@given(CAPTIONS_PER_IMAGE, st.integers(2, 5), st.integers(0, 99), st.integers(0, 99))
+def test_an_epoch_visits_every_image_once(counts, batch_size, seed, epoch):
+    images = caption_image(counts)
+    sampler = PairSampler(images, batch_size=batch_size, seed=seed)
+    batches = drawn(sampler, epoch)
+    assert len(batches) == len(sampler)
+    assert all(2 <= len(batch) <= batch_size for batch in batches)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    pairs = [pair for batch in batches for pair in batch]
+    with_captions = [image for image, count in enumerate(counts) if count]
+    left_out = len(with_captions) % batch_size == 1
+    assert len(pairs) == len(with_captions) - left_out
+    assert len({image for image, _ in pairs}) == len(pairs)
+    assert {image for image, _ in pairs} <= set(with_captions)
+    assert all(images[caption] == image for image, caption in pairs)
+
+
+@given(CAPTIONS_PER_IMAGE, st.integers(2, 5))
+def test_all_captions_visits_every_caption_once(counts, batch_size):
+    images = caption_image(counts)
+    batches = drawn(PairSampler(images, batch_size=batch_size, seed=0, all_captions=True), 3)
+    pairs = [pair for batch in batches for pair in batch]
+    assert len(pairs) == len(images) - (len(images) % batch_size == 1)
+    assert len({caption for _, caption in pairs}) == len(pairs)
+    assert all(images[caption] == image for image, caption in pairs)
+
+
+def test_the_draw_depends_on_seed_and_epoch_alone():
+    images = caption_image([3] * 20)
+    one, other = (PairSampler(images, batch_size=8, seed=5) for _ in range(2))
+    drawn(one, 0)
+    torch.rand(100)
+    assert drawn(one, 7) == drawn(other, 7)
+    assert drawn(one, 7) != drawn(one, 8)
+    assert drawn(one, 7) != drawn(PairSampler(images, batch_size=8, seed=6), 7)
+
+
+def test_every_caption_gets_its_turn():
+    sampler = PairSampler(caption_image([3, 1, 2]), batch_size=3, seed=0)
+    seen = {caption for epoch in range(40) for batch in drawn(sampler, epoch) for _, caption in batch}
+    assert seen == set(range(6))
+
+
+def test_only_chosen_captions_are_drawn():
+    images = torch.tensor([2, 0, 1, 2, 0])  # captions of one image need not stand together
+    sampler = PairSampler(images, caption_rows=torch.tensor([3, 4]), batch_size=2, seed=0)
+    for epoch in range(5):
+        assert {pair for batch in drawn(sampler, epoch) for pair in batch} == {(2, 3), (0, 4)}
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ConfigError, match="at least 2"):
+        PairSampler(caption_image([1, 1]), batch_size=1, seed=0)
+    with pytest.raises(DataError, match="at least 2 image-caption pairs"):
+        PairSampler(caption_image([4]), batch_size=2, seed=0)
+    with pytest.raises(DataError, match="got 0"):
+        PairSampler(caption_image([1, 1]), caption_rows=torch.tensor([], dtype=torch.long), batch_size=2, seed=0)
+
+
+def test_the_loader_gives_what_the_dataset_makes_of_the_rows():
+    class Doubled:
+        def __getitem__(self, rows: PairRows) -> torch.Tensor:
+            return torch.stack([rows.images * 2, rows.captions * 2])
+
+    sampler = PairSampler(caption_image([1, 2, 1, 1]), batch_size=3, seed=0)
+    state = torch.get_rng_state()
+    (batch,) = pair_loader(Doubled(), sampler)
+    assert torch.equal(torch.get_rng_state(), state)
+    (rows,) = sampler
+    assert batch.tolist() == [(rows.images * 2).tolist(), (rows.captions * 2).tolist()]
+
+
+def test_seed_epoch_decides_the_global_random_numbers():
+    def draws(seed: int, epoch: int) -> list[float]:
+        seed_epoch(seed, epoch)
+        return torch.rand(4).tolist()
+
+    with torch.random.fork_rng():
+        assert draws(1, 2) == draws(1, 2)
+        assert draws(1, 2) != draws(2, 1)

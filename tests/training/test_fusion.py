@@ -1,0 +1,634 @@
+"""Fits on small real stores: each encoder's embedding knows a part of what its tokens know."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from modalloy.data import Item, Manifest
+from modalloy.encoders import Encoded, Encoder, Fingerprint
+from modalloy.errors import CheckpointError, ConfigError
+from modalloy.features import extract
+from modalloy.fusion import (
+    FeatureSet,
+    PairedFeatures,
+    SplitFeatures,
+    TowerConfig,
+    TowerFuser,
+    input_shapes,
+)
+from modalloy.training.batches import PairRows
+from modalloy.training.fusion import FusionModule, FusionTraining, PairFeatures, fit_fuser
+
+SPLITS = {"train": 48, "val": 24}
+LATENT = 6
+TOWERS = TowerConfig(token_dim=8, heads=2, dropout=0.1)
+TRAINING = FusionTraining(
+    epochs=3,
+    batch_size=12,
+    learning_rate=3e-3,
+    similarity_learning_rate=0.05,
+    momentum=0.9,
+    queue_size=30,
+)
+
+
+class Noisy(Encoder):
+    """Knows an item by its number alone: the tokens hold its latent vector, the embedding little of it."""
+
+    modalities = ("image", "text")
+
+    def __init__(self, number: int, weights: str = "a") -> None:
+        self.number = number
+        self.weights = weights
+        self.name = self.spec = f"noisy-{number}"
+
+    def fingerprint(self, modality):
+        return Fingerprint(f"{self.spec} {modality}", "1", self.weights * 64, "b" * 64)
+
+    def dim(self, modality):
+        return 4 + self.number
+
+    def width(self, modality):
+        return LATENT + (self.number if modality == "image" else 1)
+
+    def preprocess(self, modality, item):
+        number = item.getpixel((0, 0))[0] if modality == "image" else int(item.split()[0])
+        return torch.tensor(number)
+
+    def forward(self, modality, prepared):
+        embeddings, tokens = [], []
+        for number in prepared:
+            latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(int(number)))
+            own = torch.Generator().manual_seed(1000 * (1 + self.number) + int(number))
+            if modality == "text":
+                own.manual_seed(own.initial_seed() + 500_000)
+            mixing = torch.Generator().manual_seed(self.number)
+            shared = latent @ torch.randn(LATENT, self.dim(modality), generator=mixing)
+            embeddings.append(shared + 3 * torch.randn(self.dim(modality), generator=own))
+            spread = torch.randn(LATENT, self.width(modality), generator=mixing)
+            count = 1 + int(number) % 3
+            tokens.append((latent @ spread).expand(count, -1) * (torch.arange(count) + 1)[:, None])
+        lengths = torch.tensor([len(each) for each in tokens])
+        return Encoded(normalize(torch.stack(embeddings), dim=-1), torch.cat(tokens), lengths)
+
+
+def collection(root: Path, splits: dict[str, int]) -> Manifest:
+    """Two captions an image; train images 0 and 1, and 2 and 3, are of one family."""
+    root.mkdir(parents=True, exist_ok=True)
+    items = []
+    for number, split in enumerate(split for split, count in splits.items() for _ in range(count)):
+        path = root / f"{number}.png"
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(path)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        family = f"family {number // 2}" if number < 4 else None
+        captions = (f"{number} first", f"{number} second")
+        items.append(Item(str(number), path.name, sha256, split, captions, family))
+    return Manifest(root, tuple(items))
+
+
+def features(manifest: Manifest, folder: Path, weights: str = "a") -> PairedFeatures:
+    sets = [
+        FeatureSet(
+            [extract(Noisy(k, weights), m, manifest, folder / f"{k}/{m}", workers=1, progress=False) for k in range(2)]
+        )
+        for m in ("image", "text")
+    ]
+    return PairedFeatures(manifest, *sets)
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory) -> PairedFeatures:
+    root = tmp_path_factory.mktemp("collection")
+    return features(collection(root / "pictures", SPLITS), root / "features")
+
+
+def new_fuser(paired: PairedFeatures, seed: int = 0, **changes) -> TowerFuser:
+    torch.manual_seed(seed)
+    return TowerFuser(dataclasses.replace(TOWERS, **changes), input_shapes(paired.image, paired.text))
+
+
+def fit(paired, folder, fuser=None, training=TRAINING, **splits):
+    """A fit on the train split, chosen on val; gives the fuser and its history."""
+    fuser = new_fuser(paired) if fuser is None else fuser
+    train, validation = splits.get("train", paired.split("train")), paired.split("val")
+    return fuser, fit_fuser(fuser, training, train, validation, folder, "test")
+
+
+def weights(module: nn.Module) -> list[float]:
+    return torch.cat([tensor.flatten().double() for tensor in module.state_dict().values()]).tolist()
+
+
+def module_of(paired, fuser=None, training=TRAINING, *, step: int = 2, steps: int = 4) -> FusionModule:
+    """A module as in the middle of its first epoch, without a trainer."""
+    fuser = new_fuser(paired, dropout=0.0) if fuser is None else fuser
+    module = FusionModule(fuser, training, steps=100, validation=paired.split("val"))
+    module._trainer = SimpleNamespace(num_training_batches=steps, global_step=step)
+    module.logged = {}
+    module.log_dict = lambda values, **_: module.logged.update(values)
+    return module
+
+
+def batch_of(paired, images: list[int], captions: list[int] | None = None):
+    rows = torch.tensor(images)
+    chosen = torch.tensor(captions) if captions else 2 * rows
+    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families)
+    return pairs[PairRows(rows, chosen)]
+
+
+# The step ------------------------------------------------------------------------------------------------
+
+
+def naive_similarity(fuser: TowerFuser, image: list[Tensor], text: list[Tensor]) -> Tensor:
+    """(1 - a) <h_p, h_s> + sum_i a_i <h_v_i, h_w_i> of one pair, given as its parts."""
+    return sum(w * (v * t).sum() for w, v, t in zip(fuser.similarity(), image, text, strict=True))
+
+
+def parts_of(fuser: TowerFuser, towers: nn.ModuleDict, modality: str, inputs) -> list[list[Tensor]]:
+    """Each item's fused vector and weighted inputs' embeddings."""
+    fused = towers[modality](inputs)
+    chosen = [inputs[position].embedding for position in fuser.config.weighted_inputs]
+    return [[fused[row], *(each[row] for each in chosen)] for row in range(len(fused))]
+
+
+def naive_loss(fuser, momentum, batch, queue, temperature: float, share: float) -> tuple[Tensor, Tensor]:
+    """Loops over pairs. `queue` holds (image parts, text parts, image, family) of past pairs."""
+    size = len(batch.images)
+    sides = {}
+    for modality in ("image", "text"):
+        inputs = getattr(batch, modality)
+        sides[modality] = (
+            parts_of(fuser, fuser.towers, modality, inputs),
+            parts_of(fuser, momentum, modality, inputs),
+        )
+    images = batch.images.tolist() + [entry[2] for entry in queue]
+    families = batch.families.tolist() + [entry[3] for entry in queue]
+    losses = []
+    for modality, other, column in (("image", "text", 1), ("text", "image", 0)):
+        keys = sides[other][1] + [entry[column] for entry in queue]
+        for row in range(size):
+            kept = [key for key in range(len(keys)) if images[key] == images[row] or families[key] != families[row]]
+            positive = [images[key] == images[row] for key in kept]
+            logits, momentum_logits = (
+                torch.stack([naive_similarity(fuser, query[row], keys[key]) for key in kept]) / temperature
+                for query in sides[modality]
+            )
+            target = torch.tensor(positive) / sum(positive)
+            soft = share * momentum_logits.softmax(0).detach() + (1 - share) * target
+            losses.append(-(soft * logits.log_softmax(0)).sum())
+    contrastive = torch.stack(losses).mean()
+
+    image, text = sides["image"][0], sides["text"][0]
+    pairs = [(row, row, 1.0) for row in range(size)]
+    for row in range(size):
+        others = [k for k in range(size) if batch.families[k] != batch.families[row]]
+        if others:
+            pairs.append((row, max(others, key=lambda k: naive_similarity(fuser, image[row], text[k]).item()), 0.0))
+            pairs.append((max(others, key=lambda k: naive_similarity(fuser, image[k], text[row]).item()), row, 0.0))
+    matching = []
+    for i, t, label in pairs:
+        h, s = image[i][0], text[t][0]
+        logit = fuser.matching.linear(torch.cat([h, s, (h - s).abs(), h * s]))[0]
+        matching.append(nn.functional.softplus(-logit if label else logit))
+    return contrastive, torch.stack(matching).mean()
+
+
+def fill_queue(module: FusionModule, paired, images: list[int]) -> list[tuple]:
+    """Queues random unit vectors of the given images; gives them as the naive loss reads them."""
+    fuser = module.fuser
+    widths = [fuser.fused_dim, *(fuser.shapes[p].dim for p in fuser.config.weighted_inputs)]
+    torch.manual_seed(7)
+    sides = [[normalize(torch.randn(len(images), w), dim=-1) for w in widths] for _ in range(2)]
+    rows = torch.tensor(images, dtype=torch.long)
+    families = paired.manifest.families[rows]
+    module.queue.push(torch.cat(sides[0], 1), torch.cat(sides[1], 1), rows, families)
+    module.queue.float()  # so that its products are exact; the values stay rounded
+    return [
+        (
+            [part[row].bfloat16().float() for part in sides[0]],
+            [part[row].bfloat16().float() for part in sides[1]],
+            image,
+            int(families[row]),
+        )
+        for row, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("weighted", [(), (1,), (1, 0)])
+@pytest.mark.parametrize("queued", [[], [3, 0, 5, 9, 9, 1]])
+@pytest.mark.parametrize("method", ["hada", "concat-linear"])
+def test_the_loss_equals_its_definition_pair_by_pair(paired, method, weighted, queued):
+    fuser = new_fuser(paired, method=method, dropout=0.0, weighted_inputs=weighted, start="random")
+    if weighted:
+        fuser.similarity.alpha.data = torch.tensor([0.3, 0.1][: len(weighted)])
+    module = module_of(paired, fuser)
+    for parameter in module.momentum_towers.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    queue = fill_queue(module, paired, queued)
+    momentum = copy.deepcopy(module.momentum_towers)
+    with torch.no_grad():
+        for slow, fast in zip(momentum.parameters(), fuser.towers.parameters(), strict=True):
+            slow.copy_(0.9 * slow + 0.1 * fast)
+    batch = batch_of(paired, [0, 1, 5, 9, 9, 2], [0, 3, 10, 18, 19, 4])
+    loss = module.training_step(batch, 0)
+    expected = naive_loss(fuser, momentum, batch, queue, temperature=0.07, share=0.2)
+    torch.testing.assert_close(module.logged["contrastive"], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.logged["matching"], expected[1], rtol=1e-4, atol=1e-5)
+    trained = [*fuser.towers.parameters(), *fuser.matching.parameters()]
+    trained += [fuser.similarity.alpha] if weighted else []
+    ours = torch.autograd.grad(loss, trained)
+    theirs = torch.autograd.grad(expected[0] + expected[1], trained)
+    for got, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_bfloat16_queue_gives_nearly_the_same_loss(paired):
+    batch, contrastive = batch_of(paired, [0, 1, 5, 9]), []
+    for exact in (True, False):
+        module = module_of(paired)
+        fill_queue(module, paired, list(range(20, 40)))
+        if not exact:
+            for name in ("_image_vectors", "_text_vectors"):
+                setattr(module.queue, name, getattr(module.queue, name).bfloat16())
+        module.training_step(batch, 0)
+        contrastive.append(module.logged["contrastive"].item())
+    assert contrastive[0] == pytest.approx(contrastive[1], rel=0.01)
+
+
+@pytest.mark.parametrize(("step", "steps", "share"), [(0, 4, 0.0), (2, 4, 0.2), (4, 4, 0.4), (99, 4, 0.4)])
+def test_distillation_rises_over_the_first_epoch(paired, step, steps, share):
+    module = module_of(paired, step=step, steps=steps)
+    assert module._distillation_share() == pytest.approx(share)
+
+
+def test_items_of_one_family_are_neither_positive_nor_negative(paired):
+    module = module_of(paired)
+    fill_queue(module, paired, [1, 0, 7, 2])
+    batch = batch_of(paired, [0, 1, 7])
+    positives, excluded = module._relations(batch)
+    assert positives.int().tolist() == [
+        [1, 0, 0, 0, 1, 0, 0],
+        [0, 1, 0, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0, 1, 0],
+    ]
+    assert excluded.int().tolist() == [
+        [0, 1, 0, 1, 0, 0, 0],
+        [1, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    dim = module.fuser.dim
+    queries, keys = torch.randn(3, dim) / dim, torch.randn(3, dim) / dim
+    probabilities = module._logits(queries, keys, module.queue.text_vectors, excluded).softmax(-1)
+    assert not probabilities[excluded].any()
+    assert (probabilities[~excluded] > 0).all()
+
+
+@pytest.mark.parametrize("images", [[5, 5], [0, 1], [6]])
+def test_a_batch_of_one_image_or_family_does_not_crash(paired, images):
+    module = module_of(paired)
+    loss = module.training_step(batch_of(paired, images), 0)
+    assert loss.isfinite()
+    loss.backward()
+    gradients = [p.grad for p in module.fuser.towers.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_hostile_temperature_does_not_overflow(paired):
+    training = dataclasses.replace(TRAINING, temperature=0.001)
+    module = module_of(paired, training=training)
+    fill_queue(module, paired, [1, 0, 7, 2])
+    loss = module.training_step(batch_of(paired, [0, 1, 2, 9]), 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert module.temperature.grad is not None and module.temperature.grad.isfinite()
+
+
+def test_a_pair_batch_moves_as_a_whole(paired):
+    batch = batch_of(paired, [0, 1]).to(torch.device("meta"))
+    assert {each.tokens.device.type for each in (*batch.image, *batch.text)} == {"meta"}
+    assert batch.images.device.type == batch.families.device.type == "meta"
+
+
+# Momentum and queue --------------------------------------------------------------------------------------
+
+
+def test_momentum_encoders_start_as_copies_and_follow_slowly(paired):
+    fuser = new_fuser(paired, start="random")
+    module = FusionModule(fuser, TRAINING, 10, paired.split("val"))
+    assert weights(module.momentum_towers) == weights(fuser.towers)
+    assert not any(parameter.requires_grad for parameter in module.momentum_towers.parameters())
+    start = {name: value.clone() for name, value in module.momentum_towers.named_parameters()}
+    with torch.no_grad():
+        for parameter in fuser.towers.parameters():
+            parameter.add_(1.0)
+    for steps in (1, 2):
+        module._update_momentum()
+        for name, value in module.momentum_towers.named_parameters():
+            torch.testing.assert_close(value, start[name] + 1 - 0.9**steps)
+
+
+def test_a_second_stage_distils_from_the_first(paired):
+    first = new_fuser(paired, start="random")
+    second = first.second_stage([0])
+    module = FusionModule(second, TRAINING, 10, paired.split("val"))
+    assert weights(module.momentum_towers) == weights(first.towers)
+
+
+def test_a_step_queues_the_momentum_encoders_vectors_unweighted(paired):
+    module = module_of(paired, new_fuser(paired, dropout=0.0, weighted_inputs=(1,)))
+    batch = batch_of(paired, [4, 8, 9])
+    module.training_step(batch, 0)
+    assert len(module.queue) == 0  # the gradient still needs it as it was
+    module.on_train_batch_end(None, batch, 0)
+    for modality, queued in (("image", module.queue.image_vectors), ("text", module.queue.text_vectors)):
+        inputs = getattr(batch, modality)
+        expected = torch.cat([module.momentum_towers[modality](inputs), inputs[1].embedding], dim=-1)
+        assert torch.equal(queued, expected.bfloat16())
+    assert module.queue.images.tolist() == [4, 8, 9]
+    assert module.queue.families.tolist() == paired.manifest.families[[4, 8, 9]].tolist()
+
+
+def test_temperature_and_similarity_weights_are_clamped_after_a_step(paired):
+    module = module_of(paired, new_fuser(paired, dropout=0.0, weighted_inputs=(1,)))
+    for temperature, alpha, clamped in ((-1.0, 5.0, (0.001, 0.9)), (3.0, -5.0, (0.5, 0.1))):
+        module.training_step(batch_of(paired, [4, 8]), 0)
+        module.temperature.data.fill_(temperature)
+        module.fuser.similarity.alpha.data.fill_(alpha)
+        module.on_train_batch_end()
+        found = (module.temperature.item(), module.fuser.similarity.alpha.item())
+        assert found == pytest.approx(clamped)
+
+
+# The optimiser -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [(), (1, 0)])
+def test_weights_alone_decay_and_similarity_weights_have_their_own_rate(paired, weighted):
+    fuser = new_fuser(paired, weighted_inputs=weighted)
+    module = FusionModule(fuser, TRAINING, 10, paired.split("val"))
+    settings = module.configure_optimizers()
+    optimizer, schedule = settings["optimizer"], settings["lr_scheduler"]["scheduler"]
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad and p.numel()}
+    assert set(of) == {id(parameter) for parameter in named.values()}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(of)
+    for name, parameter in named.items():
+        group = of[id(parameter)]
+        plain = name.endswith("bias") or name in ("temperature", "fuser.similarity.alpha")
+        assert group["weight_decay"] == (0 if plain else TRAINING.weight_decay), name
+        own = name == "fuser.similarity.alpha"
+        rate = TRAINING.similarity_learning_rate if own else TRAINING.learning_rate
+        assert group["lr"] == pytest.approx(rate), name
+    floor = TRAINING.final_learning_rate / TRAINING.learning_rate
+    factors = [schedule.lr_lambdas[0](step) for step in (0, 5, 10)]
+    assert factors == pytest.approx([1.0, (1 + floor) / 2, floor])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 1}, "batch_size at least 2"),
+        ({"momentum": 1.1}, r"momentum must lie in \[0, 1\]"),
+        ({"distillation": -0.1}, "distillation"),
+        ({"distillation": math.nan}, "distillation"),
+        ({"temperature": 0.0}, r"temperature must lie in \[0.001, 0.5\]"),
+        ({"temperature": 0.6}, "temperature"),
+        ({"learning_rate": 0.0, "final_learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"final_learning_rate": 1.0}, "final_learning_rate between 0 and it"),
+        ({"similarity_learning_rate": -1.0}, "similarity_learning_rate must be at least 0"),
+        ({"weight_decay": math.nan}, "weight_decay"),
+        ({"queue_size": -1}, "queue_size must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"patience": 0}, "patience must be at least 1"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(TRAINING, **changes)
+
+
+# Fitting -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(paired, tmp_path_factory):
+    """An uninterrupted fit: its folder, its fuser, and its history."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, *fit(paired, folder)
+
+
+def test_hada_learns_from_tokens_what_the_embeddings_do_not_show(paired, tmp_path):
+    training = dataclasses.replace(TRAINING, epochs=12, learning_rate=1e-2, patience=12)
+    fuser, history = fit(paired, tmp_path, training=training)
+    start, best = history[0]["validation_rsum"], max(row["validation_rsum"] for row in history)
+    assert best > start + 50
+    assert paired.split("val").rsum(fuser) == pytest.approx(best)
+    first, last = history[1], history[-1]
+    assert last["matching"] < first["matching"]
+
+
+def test_the_history_starts_before_training_and_the_best_epoch_is_kept(paired, whole):
+    folder, fuser, history = whole
+    assert [row["epoch"] for row in history] == [0, 1, 2, 3]
+    assert history[0]["validation_rsum"] == pytest.approx(paired.split("val").rsum(new_fuser(paired)))
+    best = max(row["validation_rsum"] for row in history)
+    assert paired.split("val").rsum(fuser) == pytest.approx(best)
+    assert sorted(path.name for path in folder.iterdir()) == ["fit.json", "metrics.jsonl", "model.safetensors"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == history[1:]
+
+
+def test_a_finished_fit_is_loaded_without_training(paired, whole, monkeypatch):
+    folder, fuser, history = whole
+    monkeypatch.setattr(FusionModule, "__init__", lambda *_: pytest.fail("trained again"))
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again, found = fit(paired, folder)
+    assert weights(again) == weights(fuser)
+    assert found == history
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_an_interrupted_fit_goes_on_and_ends_the_same(paired, whole, tmp_path, monkeypatch, epoch):
+    """Stopped in the middle of an epoch, the last one included."""
+    original = FusionModule.training_step
+
+    def training_step(self, batch, batch_index):
+        if self.current_epoch == epoch and batch_index == 2:
+            raise Interrupted
+        return original(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionModule, "training_step", training_step)
+        with pytest.raises(Interrupted):
+            fit(paired, tmp_path)
+    fuser, history = fit(paired, tmp_path)
+    _, expected, expected_history = whole
+    assert weights(fuser) == weights(expected)
+    assert history == expected_history
+
+
+def test_a_fit_interrupted_before_its_record_was_written_is_finished(paired, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("modalloy.training.fusion.write_json", lambda *_: (_ for _ in ()).throw(Interrupted))
+        with pytest.raises(Interrupted):
+            fit(paired, tmp_path)
+    fuser, history = fit(paired, tmp_path)
+    assert (weights(fuser), history) == (weights(whole[1]), whole[2])
+
+
+def test_a_killed_fit_goes_on_and_ends_the_same(paired, whole, tmp_path):
+    """A child process is killed by SIGKILL in its second epoch; the next call finishes its work."""
+    paired.manifest.save(tmp_path / "manifest.jsonl")
+    folder = tmp_path / "killed"
+    stores = [[str(store.folder) for store in each.stores] for each in (paired.image, paired.text)]
+    code = f"""
+import os, signal, torch
+from pathlib import Path
+from modalloy.data import Manifest
+from modalloy.features import FeatureStore
+from modalloy.fusion import FeatureSet, PairedFeatures, TowerConfig, TowerFuser, input_shapes
+from modalloy.training.fusion import FusionModule, FusionTraining, fit_fuser
+
+step = FusionModule.training_step
+def training_step(self, batch, index):
+    if self.current_epoch == 1 and index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+FusionModule.training_step = training_step
+
+sets = [FeatureSet([FeatureStore.open(store) for store in each]) for each in {stores!r}]
+paired = PairedFeatures(Manifest.load({str(tmp_path / "manifest.jsonl")!r}), *sets)
+torch.manual_seed(0)
+fuser = TowerFuser(TowerConfig(**{dataclasses.asdict(TOWERS)!r}), input_shapes(*sets))
+training = FusionTraining(**{dataclasses.asdict(TRAINING)!r})
+fit_fuser(fuser, training, paired.split("train"), paired.split("val"), Path({str(folder)!r}), "test")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (folder / "fit.json").exists()
+    fuser, history = fit(paired, folder)
+    assert (weights(fuser), history) == (weights(whole[1]), whole[2])
+
+
+def test_another_configuration_start_or_features_are_fitted_anew(paired, whole, tmp_path):
+    def fitted_in_turn(*fits):
+        """The weights of each fit, made in a folder that the others have used before."""
+        return [weights(fit(*arguments[:1], tmp_path / "shared", *arguments[1:])[0]) for arguments in fits]
+
+    def other_start():
+        return new_fuser(paired, seed=1)
+
+    reference = weights(whole[1])
+    short = dataclasses.replace(TRAINING, epochs=1, patience=1)
+    fast = dataclasses.replace(short, learning_rate=4e-3)
+    retrained = features(paired.manifest, tmp_path / "features", weights="c")
+    in_turn = fitted_in_turn(
+        (paired, None, short),
+        (paired, None, fast),
+        (paired, other_start(), short),
+        (retrained, None, short),
+    )
+    assert in_turn[0] != reference
+    assert len({tuple(each) for each in in_turn[:3]}) == 3
+    assert in_turn[1] == weights(fit(paired, tmp_path / "fresh", training=fast)[0])
+    record = json.loads((tmp_path / "shared/fit.json").read_text())
+    assert record["fingerprint"] != json.loads((tmp_path / "fresh/fit.json").read_text())["fingerprint"]
+
+
+def test_items_and_families_are_part_of_what_is_fitted(paired, tmp_path):
+    from modalloy.training.fusion import _fingerprint
+
+    fuser, train, validation = new_fuser(paired), paired.split("train"), paired.split("val")
+    reference = _fingerprint(fuser, TRAINING, train, validation)
+    assert _fingerprint(new_fuser(paired), TRAINING, train, validation) == reference
+    loose = Manifest(paired.manifest.root, tuple(dataclasses.replace(item, family=None) for item in paired.manifest))
+    regrouped = PairedFeatures(loose, paired.image, paired.text)
+    fewer = SplitFeatures(paired, train.image_rows, train.caption_rows[1:], train.caption_image[1:])
+    others = [
+        (regrouped.split("train"), regrouped.split("val")),
+        (fewer, validation),
+        (train, paired.split("train")),
+    ]
+    assert reference not in [_fingerprint(fuser, TRAINING, *each) for each in others]
+
+
+def test_the_start_is_restored_if_no_epoch_is_better(paired, tmp_path):
+    hopeless = dataclasses.replace(TRAINING, epochs=2, learning_rate=5.0, final_learning_rate=5.0)
+    expected = weights(new_fuser(paired))
+    fuser, history = fit(paired, tmp_path, training=hopeless)
+    assert max(row["validation_rsum"] for row in history[1:]) <= history[0]["validation_rsum"]
+    assert weights(fuser) == expected
+    again, _ = fit(paired, tmp_path, training=hopeless)
+    assert weights(again) == expected
+
+
+def test_the_second_stages_share_is_learned(paired, whole, tmp_path):
+    second = whole[1].second_stage([0])
+    training = dataclasses.replace(TRAINING, similarity_learning_rate=0.1)
+    module = FusionModule(second, training, 20, paired.split("val"))
+    module._trainer = SimpleNamespace(num_training_batches=4, global_step=0)
+    module.log_dict = lambda *_, **__: None
+    optimizer = module.configure_optimizers()["optimizer"]
+    for step in range(5):
+        optimizer.zero_grad()
+        module.training_step(batch_of(paired, list(range(step, step + 12))), step).backward()
+        optimizer.step()
+        module.on_train_batch_end()
+    # The embeddings are nearly noise here, so their share falls.
+    assert 0.1 <= second.similarity.alpha.item() < 0.4
+    _, history = fit(paired, tmp_path, second)
+    assert history[0]["epoch"] == 0
+
+
+def test_no_queue_and_no_distillation_are_possible(paired, tmp_path):
+    training = dataclasses.replace(TRAINING, epochs=1, queue_size=0, distillation=0.0, momentum=0.0)
+    fuser, history = fit(paired, tmp_path, training=training)
+    assert len(history) == 2
+    assert all(math.isfinite(value) for value in weights(fuser))
+
+
+def test_the_random_numbers_of_the_caller_are_left_alone(paired, tmp_path):
+    fuser = new_fuser(paired)
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    fit(paired, tmp_path, fuser, dataclasses.replace(TRAINING, epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "isn't the file that fit.json describes"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "isn't the file that fit.json"),
+        (lambda folder: (folder / "fit.json").write_text("[]"), "isn't the record of a fit"),
+        (lambda folder: (folder / "fit.json").write_text('{"fingerprint": "a"}'), "isn't the record of a fit"),
+        (lambda folder: (folder / "fit.json").write_text("{"), "isn't JSON"),
+    ],
+)
+def test_a_damaged_fit_is_refused(paired, whole, tmp_path, damage, message):
+    for path in whole[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert weights(fit(paired, tmp_path)[0]) == weights(whole[1])
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        fit(paired, tmp_path)

@@ -1,0 +1,36 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from modalloy.training.schedules import cosine, per_step, step_decay
+
+
+def rates(make_schedule, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = make_schedule(optimizer)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_cosine_rises_then_falls_to_its_floor_and_stays():
+    seen = rates(lambda optimizer: cosine(optimizer, 10, floor=0.1, warmup=3), 14)
+    assert seen[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert all(later < earlier for earlier, later in pairwise(seen[3:11]))
+    assert seen[10:] == pytest.approx([0.2] * 4)
+
+
+def test_step_decay_agrees_with_torchs_step_lr():
+    ours = rates(lambda optimizer: step_decay(optimizer, 3, factor=0.2), 10)
+    theirs = rates(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.2), 10)
+    assert ours == pytest.approx(theirs)
+
+
+def test_per_step_is_what_lightning_takes():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = cosine(optimizer, 2)
+    assert per_step(schedule) == {"scheduler": schedule, "interval": "step"}
