@@ -5,9 +5,11 @@ Built-in encoders stand in the table below; other packages add theirs by an entr
 """
 
 import difflib
+import os
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from modalloy.encoders.base import Encoder
@@ -76,3 +78,19 @@ def _unknown(spec: str, registered: dict[str, EntryPoint]) -> str:
     close = difflib.get_close_matches(spec.partition("@")[0], [*_BUILT_IN, *registered], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"Unknown encoder {spec!r}.{hint} Known: {', '.join(known)}."
+
+
+def relative_spec(spec: str, folder: Path) -> str:
+    """The spec with its folder, if it names one, seen from `folder`, so that both can be moved together.
+
+    >>> relative_spec("minilm", Path("runs/demo"))
+    'minilm'
+    """
+    kind, colon, argument = spec.partition(":")
+    return f"{kind}:{os.path.relpath(argument, folder)}" if colon and Path(argument).is_dir() else spec
+
+
+def absolute_spec(spec: str, folder: Path) -> str:
+    """Undoes `relative_spec`, wherever `folder` is now."""
+    kind, colon, argument = spec.partition(":")
+    return f"{kind}:{(folder / argument).resolve()}" if colon and (folder / argument).is_dir() else spec

@@ -3,7 +3,6 @@
 from modalloy.features.derive import derive
 from modalloy.features.extract import extract
 from modalloy.features.padding import pad
-from modalloy.features.rows import common_rows
 from modalloy.features.store import FeatureStore
 
-__all__ = ["FeatureStore", "common_rows", "derive", "extract", "pad"]
+__all__ = ["FeatureStore", "derive", "extract", "pad"]

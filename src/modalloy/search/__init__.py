@@ -1,0 +1,7 @@
+"""Exact search: text to image, image to text, image to image."""
+
+from modalloy.search.build import build_gallery
+from modalloy.search.gallery import Entry, Gallery, Hit
+from modalloy.search.searcher import Searcher
+
+__all__ = ["Entry", "Gallery", "Hit", "Searcher", "build_gallery"]
