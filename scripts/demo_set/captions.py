@@ -182,9 +182,7 @@ def clean_description(description: str, english: Collection[str]) -> str:
     return text[0].upper() + text[1:]
 
 
-def clean_keywords(
-    keywords: Iterable[str], author: str, english: Collection[str], most: int = 6
-) -> list[str]:
+def clean_keywords(keywords: Iterable[str], author: str, english: Collection[str], most: int = 6) -> list[str]:
     """The keywords that tell of the picture, without repeats.
 
     >>> clean_keywords(["", "hash(0x8a)", "food", "icecream", "foods"], "", {"food", "ice", "cream"})
@@ -217,9 +215,7 @@ def keyword_phrase(title: str, keywords: list[str], shared: bool = False) -> str
     if len(keywords) >= 2 and not shared and not set(keywords) <= word_lists.GENERIC_KEYWORDS:
         return ", ".join(keywords)
     title_words = {word.removesuffix("s") for word in words_of(title)}
-    new = [
-        word for word in keywords if not {part.removesuffix("s") for part in words_of(word)} <= title_words
-    ]
+    new = [word for word in keywords if not {part.removesuffix("s") for part in words_of(word)} <= title_words]
     return ", ".join([title.lower(), *new]) if new else ""
 
 
@@ -237,9 +233,7 @@ def captions_of(title: str, description: str, keywords: str) -> list[str]:
     return list(captions.values())
 
 
-def foreign_authors(
-    titles: Iterable[tuple[str, str]], english: Collection[str], least: float = 0.5
-) -> set[str]:
+def foreign_authors(titles: Iterable[tuple[str, str]], english: Collection[str], least: float = 0.5) -> set[str]:
     """Authors who title in another language, from (author, title) pairs: few of their words are English.
 
     A single title can pass for English by chance ("Rosa", "Cane"); an author's titles together can't.
@@ -247,11 +241,7 @@ def foreign_authors(
     words: dict[str, set[str]] = {}
     for author, title in titles:
         words.setdefault(author, set()).update(words_of(title))
-    return {
-        author
-        for author, own in words.items()
-        if author and len(own) >= 5 and english_share(own, english) < least
-    }
+    return {author for author, own in words.items() if author and len(own) >= 5 and english_share(own, english) < least}
 
 
 def _is_english(word: str, english: Collection[str]) -> bool:

@@ -26,9 +26,7 @@ def title_stem(title: str) -> str:
 def families_of(titles: Sequence[str], fingerprints: np.ndarray, threshold: float) -> list[int]:
     """A family number for each picture: same title stem, or fingerprints that correlate above `threshold`."""
     first_with_stem: dict[str, int] = {}
-    same_stem = [
-        (first_with_stem.setdefault(title_stem(title), row), row) for row, title in enumerate(titles)
-    ]
+    same_stem = [(first_with_stem.setdefault(title_stem(title), row), row) for row, title in enumerate(titles)]
     rows, columns = np.nonzero(np.triu(fingerprints @ fingerprints.T > threshold, k=1))
     sources = np.concatenate([rows, [first for first, _ in same_stem]]).astype(int)
     targets = np.concatenate([columns, [row for _, row in same_stem]]).astype(int)

@@ -60,9 +60,7 @@ def write_folder(
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "images").mkdir(parents=True)
     family_names = _family_names(entries, families)
-    kept = [
-        (entry, family) for entry, family in zip(entries, families, strict=True) if entry.work.path in chosen
-    ]
+    kept = [(entry, family) for entry, family in zip(entries, families, strict=True) if entry.work.path in chosen]
     versions = {package: _version_of(package) for package in PACKAGES}
     manifest: list[dict[str, Any]] = []
     provenance: list[dict[str, Any]] = []

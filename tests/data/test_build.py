@@ -11,9 +11,7 @@ from modalloy.files import sha256_of
 
 
 def record(name: str, **changes) -> Record:
-    return Record(
-        **{"id": name, "path": f"{name}.png", "split": "train", "captions": (f"A {name}.",)} | changes
-    )
+    return Record(**{"id": name, "path": f"{name}.png", "split": "train", "captions": (f"A {name}.",)} | changes)
 
 
 def test_keeps_order_captions_and_checksums(tmp_path, picture):
@@ -30,9 +28,7 @@ def test_keeps_order_captions_and_checksums(tmp_path, picture):
     assert manifest[1].sha256 == sha256_of(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(
-    ("found", "split"), [*SPLIT_ALIASES.items(), (" Validation ", "val"), ("TEST", "test")]
-)
+@pytest.mark.parametrize(("found", "split"), [*SPLIT_ALIASES.items(), (" Validation ", "val"), ("TEST", "test")])
 def test_split_aliases(tmp_path, picture, found, split):
     picture("a.png")
     manifest, _ = build_manifest([record("a", split=found)], tmp_path)
@@ -67,9 +63,7 @@ def test_bad_images_are_rejected_alone(tmp_path, picture):
     manifest, rejects = build_manifest(map(record, names), tmp_path)
     assert manifest.image_ids == ["good"]
     assert [reject.id for reject in rejects] == ["gone", "empty", "text", "folder"]
-    for reject, reason in zip(
-        rejects, ["doesn't exist", "is empty", "isn't a picture", "is a folder"], strict=True
-    ):
+    for reject, reason in zip(rejects, ["doesn't exist", "is empty", "isn't a picture", "is a folder"], strict=True):
         assert f"{reject.id}.png {reason}" in reject.reason
 
 
@@ -147,9 +141,7 @@ def test_expected_sizes(tmp_path, picture):
     picture("a.png"), picture("b.png")
     records = [record("a", split="test"), record("b", split="test"), record("c", split="test")]
     assert len(build_manifest(records[:2], tmp_path, expected={"test": 2})[0]) == 2
-    with pytest.raises(
-        DataError, match=r"published test part has 3 images, but 2 can be used \(.*c: .*doesn't exist"
-    ):
+    with pytest.raises(DataError, match=r"published test part has 3 images, but 2 can be used \(.*c: .*doesn't exist"):
         build_manifest(records, tmp_path, expected={"test": 3})
     with pytest.raises(DataError, match="published val part has 1 images, but 0 can be used;"):
         build_manifest(records[:2], tmp_path, expected={"val": 1})

@@ -43,9 +43,7 @@ def test_every_picture_is_as_the_manifest_says(manifest):
 
 
 def test_no_picture_is_missing_from_the_manifest(manifest):
-    assert {item["path"] for item in manifest} == {
-        f"images/{file.name}" for file in (FOLDER / "images").iterdir()
-    }
+    assert {item["path"] for item in manifest} == {f"images/{file.name}" for file in (FOLDER / "images").iterdir()}
 
 
 def test_ids_are_unique_readable_and_sorted(manifest):
@@ -70,9 +68,7 @@ def test_captions_are_clean(manifest):
         assert len({caption.casefold() for caption in captions}) == len(captions), item["id"]
         for caption in captions:
             assert caption == caption.strip() and caption, item["id"]
-            assert not any(
-                junk in caption.lower() for junk in ("http", "www.", "@", "clipart", "clip art", "hash(")
-            )
+            assert not any(junk in caption.lower() for junk in ("http", "www.", "@", "clipart", "clip art", "hash("))
     assert 2 <= sum(len(item["captions"]) for item in manifest) / len(manifest) <= 3
 
 

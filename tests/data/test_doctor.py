@@ -55,9 +55,7 @@ def test_the_same_picture_in_two_splits(tmp_path, picture):
 
 def test_a_family_across_splits(tmp_path, picture):
     manifest = collection(tmp_path, picture, train={"family": "f"}, val={"family": "f"}, test={"family": "g"})
-    assert found(manifest) == [
-        ("error", "train", "its family 'f' is in the splits train, val; keep it in one")
-    ]
+    assert found(manifest) == [("error", "train", "its family 'f' is in the splits train, val; keep it in one")]
 
 
 def test_splits_without_captions(tmp_path, picture):

@@ -16,9 +16,7 @@ SHA = "0123456789abcdef" * 4
 
 
 def item(id: str = "cat", **changes) -> Item:
-    return Item(
-        **{"id": id, "path": f"{id}.png", "sha256": SHA, "split": "train", "captions": ("A cat.",)} | changes
-    )
+    return Item(**{"id": id, "path": f"{id}.png", "sha256": SHA, "split": "train", "captions": ("A cat.",)} | changes)
 
 
 # Everything that UTF-8 can say, line separators included.

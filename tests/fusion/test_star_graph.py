@@ -19,9 +19,7 @@ with warnings.catch_warnings():
     from torch_geometric.nn import GATv2Conv
 
 
-def random_batch(
-    lengths: Sequence[Sequence[int]], dim: int, seed: int = 0
-) -> tuple[Tensor, Tensor, list[int]]:
+def random_batch(lengths: Sequence[Sequence[int]], dim: int, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
     """Tokens [encoder 1 padded | encoder 2 padded | ...], `lengths[item][encoder]` of them real."""
     generator = torch.Generator().manual_seed(seed)
     padded = [max(item[encoder] for item in lengths) for encoder in range(len(lengths[0]))]

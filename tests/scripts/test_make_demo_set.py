@@ -149,9 +149,7 @@ def test_the_script_gives_the_same_bytes_twice_and_says_what_it_dropped(source, 
         "link to another entry": 1,
         "no PNG of this name": 1,
     }.items():
-        assert any(
-            line.split(None, 1)[0] == str(count) and reason in line for line in printed.splitlines()
-        ), reason
+        assert any(line.split(None, 1)[0] == str(count) and reason in line for line in printed.splitlines()), reason
 
 
 def test_what_the_script_writes_holds_together(source, tmp_path):
@@ -322,10 +320,7 @@ def test_the_canvas_is_white_outside_keeps_the_aspect_and_crops_empty_margins(tm
 def test_every_png_mode_is_drawn(tmp_path, mode):
     grey = np.full((80, 80), 255, dtype=np.uint8)
     grey[20:60, 30:50] = 0
-    if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
-    else:
-        image = Image.fromarray(grey).convert(mode)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "a.png")
     canvas = pictures.canvas_of(tmp_path / "a.png", 10**6, 10)
     assert canvas.getpixel((112, 112)) == (0, 0, 0)
@@ -368,9 +363,7 @@ def test_the_sign_of_a_missing_picture_is_seen():
 
 @given(
     st.lists(
-        st.tuples(
-            st.integers(0, 8), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True)
-        ),
+        st.tuples(st.integers(0, 8), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True)),
         max_size=30,
     ),
     st.integers(0, 3),

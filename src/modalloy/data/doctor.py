@@ -109,9 +109,7 @@ def _long_captions(manifest: Manifest) -> Iterator[Problem]:
         for number, caption in enumerate(item.captions):
             words = len(caption.split())
             if words > LONG_CAPTION_WORDS:
-                message = (
-                    f"caption {number} has {words} words; encoders may cut it after {LONG_CAPTION_WORDS}"
-                )
+                message = f"caption {number} has {words} words; encoders may cut it after {LONG_CAPTION_WORDS}"
                 yield Problem("warning", item.id, message)
 
 

@@ -52,9 +52,7 @@ def test_coco_subfolders_or_flat(tmp_path, picture):
 )
 def test_test_part_of_another_size_is_an_error(tmp_path, dataset, found, wanted):
     path = written(tmp_path, [entry(f"{row}.jpg", "test") for row in range(found)], dataset)
-    with pytest.raises(
-        DataError, match=f"Karpathy test part of {dataset} has {wanted:,} images.* {found:,};"
-    ):
+    with pytest.raises(DataError, match=f"Karpathy test part of {dataset} has {wanted:,} images.* {found:,};"):
         read_karpathy(path)
 
 

@@ -94,28 +94,20 @@ def test_decode_reaches_the_builder(pictures, picture):
 
 def test_a_published_test_part_with_a_missing_image_is_an_error(tmp_path, picture):
     picture("0.png")
-    images = [
-        {"filename": f"{row}.png", "split": "test", "sentences": [{"raw": "A."}]} for row in range(1000)
-    ]
+    images = [{"filename": f"{row}.png", "split": "test", "sentences": [{"raw": "A."}]} for row in range(1000)]
     (tmp_path / "dataset.json").write_text(json.dumps({"dataset": "flickr30k", "images": images}))
-    with pytest.raises(
-        DataError, match=r"published test part has 1,000 images, but 1 can be used .*1\.png doesn't"
-    ):
+    with pytest.raises(DataError, match=r"published test part has 1,000 images, but 1 can be used .*1\.png doesn't"):
         read_collection(tmp_path / "dataset.json")
 
 
 def test_unclear_or_unknown(pictures):
     with pytest.raises(DataError, match="nowhere isn't there"):
         read_collection(pictures / "nowhere")
-    with pytest.raises(
-        DataError, match=r"isn't a known collection: it should be a folder or end in .json, .jsonl"
-    ):
+    with pytest.raises(DataError, match=r"isn't a known collection: it should be a folder or end in .json, .jsonl"):
         read_collection(pictures / "a.png")
     with pytest.raises(DataError, match="leave out the image folder"):
         read_collection(pictures, pictures)
     for name in ("dataset_a.json", "dataset_b.json"):
         (pictures / name).write_text(FORMS["dataset_x.json"])
-    with pytest.raises(
-        DataError, match=re.escape("several collections (dataset_a.json, dataset_b.json); name one")
-    ):
+    with pytest.raises(DataError, match=re.escape("several collections (dataset_a.json, dataset_b.json); name one")):
         read_collection(pictures)

@@ -40,9 +40,7 @@ def test_jsonl(tmp_path):
 @pytest.mark.parametrize("caption", CAPTION_KEYS)
 def test_names_that_columns_may_have(tmp_path, key, caption):
     assert read_csv(table(tmp_path, f"{key},{caption}\na.png,A.\n")).records[0].captions == ("A.",)
-    assert read_jsonl(jsonl(tmp_path, f'{{"{key}": "a.png", "{caption}": "A."}}')).records[0].captions == (
-        "A.",
-    )
+    assert read_jsonl(jsonl(tmp_path, f'{{"{key}": "a.png", "{caption}": "A."}}')).records[0].captions == ("A.",)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +75,7 @@ def test_bad_jsonl_line_is_named(tmp_path, lines, message):
 
 
 def test_jsonl_bytes_that_are_not_utf8_reach_only_their_caption(tmp_path):
-    records = read_jsonl(
-        jsonl(tmp_path, b'{"path": "a", "captions": ["caf\xe9", "B."]}\n{"path": "b"}\n')
-    ).records
+    records = read_jsonl(jsonl(tmp_path, b'{"path": "a", "captions": ["caf\xe9", "B."]}\n{"path": "b"}\n')).records
     assert records[0].captions == ("caf\udce9", "B.")
     assert records[1].path == "b"
 

@@ -83,9 +83,7 @@ def _grouped(rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
         first = group.first
         if first is not row:
             if row.whole or first.whole or first.path != row.path:
-                raise DataError(
-                    f"{row.where}: the id {id!r} stands at {first.where} already; ids must be unique."
-                )
+                raise DataError(f"{row.where}: the id {id!r} stands at {first.where} already; ids must be unique.")
             if (first.split, first.family) != (row.split, row.family):
                 raise DataError(f"{row.where}: {id!r} has another split or family than at {first.where}.")
         group.captions += row.captions
