@@ -1,0 +1,26 @@
+"""From several encoders' features to one retriever: HADA, its baselines, and the alloy that they make."""
+
+from modalloy.fusion.alloy import Alloy
+from modalloy.fusion.base import Fuser
+from modalloy.fusion.feature_set import FeatureSet, input_shapes
+from modalloy.fusion.inputs import EncoderFeatures, InputShape
+from modalloy.fusion.paired_features import PairedFeatures, SplitFeatures
+from modalloy.fusion.score_fusion import ScoreFusion, tune_weights
+from modalloy.fusion.towers import TowerConfig, TowerFuser, count_parameters, hidden_of_equal_size
+
+__all__ = [
+    "Alloy",
+    "EncoderFeatures",
+    "FeatureSet",
+    "Fuser",
+    "InputShape",
+    "PairedFeatures",
+    "ScoreFusion",
+    "SplitFeatures",
+    "TowerConfig",
+    "TowerFuser",
+    "count_parameters",
+    "hidden_of_equal_size",
+    "input_shapes",
+    "tune_weights",
+]

@@ -1,0 +1,234 @@
+"""The alloy: N frozen encoders and the fuser that makes one encoder of them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
+from modalloy.encoders.base import Prepared, sha256_of_settings
+from modalloy.encoders.registry import absolute_spec, relative_spec
+from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
+from modalloy.features import pad
+from modalloy.files import atomic_path, read_json, sha256_of, write_json
+from modalloy.fusion.base import Fuser
+from modalloy.fusion.inputs import EncoderFeatures, InputShape
+from modalloy.fusion.score_fusion import ScoreFusion
+from modalloy.fusion.towers import TowerConfig, TowerFuser
+
+FORMAT = "modalloy-alloy-1"
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
+
+
+class Alloy(Encoder):
+    """Several dual encoders fused into one, which is an encoder again: it embeds, is indexed, and can be fused.
+
+    Its embedding is the folded retrieval vector, whose inner product is the fuser's similarity; its one token is
+    that vector.
+
+    Args:
+        encoders: the dual encoders, in the order of the fuser's inputs.
+        fuser: fitted on their features.
+        name: for people.
+
+    Raises:
+        ConfigError: an encoder isn't dual, or its widths aren't those of the fuser's input.
+    """
+
+    modalities = MODALITIES
+
+    def __init__(self, encoders: Sequence[Encoder], fuser: Fuser, name: str = "alloy") -> None:
+        for position, encoder in enumerate(encoders):
+            if set(encoder.modalities) != set(MODALITIES):
+                raise ConfigError(
+                    f"{encoder.name} encodes only {encoder.modalities[0]}s; "
+                    "an alloy takes dual encoders: align it with a backbone of the other modality first."
+                )
+            shape = InputShape(encoder.dim("image"), encoder.width("image"), encoder.width("text"))
+            if position >= len(fuser.shapes) or shape != fuser.shapes[position]:
+                raise ConfigError(
+                    f"{encoder.name} doesn't fit input {position} of the fuser: got widths {asdict(shape)}, "
+                    f"the fuser has {[asdict(shape) for shape in fuser.shapes]}."
+                )
+        if len(encoders) != len(fuser.shapes):
+            raise ConfigError(f"the fuser takes {len(fuser.shapes)} encoders, got {len(encoders)}.")
+        self.encoders = tuple(encoders)
+        self.fuser = fuser.eval()
+        self.name = name
+        self.spec = "alloy:unsaved"
+
+    def fingerprint(self, modality: Modality) -> Fingerprint:
+        """The fuser's weights and configuration, chained with the fingerprints of all encoders."""
+        inputs = [encoder.fingerprint(modality).digest for encoder in self.encoders]
+        return Fingerprint(
+            name=f"alloy of {' and '.join(encoder.name for encoder in self.encoders)}, {modality}",
+            revision=FORMAT,
+            weights_sha256=hashlib.sha256(self._weights).hexdigest(),
+            preprocessing_sha256=sha256_of_settings({"encoders": inputs, "fuser": _describe(self.fuser)}),
+        )
+
+    def dim(self, modality: Modality) -> int:
+        """Width of the retrieval vector."""
+        return self.fuser.dim
+
+    def width(self, modality: Modality) -> int:
+        """Width of its one token, the retrieval vector."""
+        return self.fuser.dim
+
+    def preprocess(self, modality: Modality, item: Image.Image | str) -> Prepared:
+        """Makes an item ready for each of its encoders."""
+        return tuple(encoder.preprocess(modality, item) for encoder in self.encoders)
+
+    def forward(self, modality: Modality, prepared: Sequence[Prepared]) -> Encoded:
+        """Runs every encoder, and the fuser on what they give."""
+        return self.fuse(
+            modality,
+            [
+                encoder.forward(modality, [item[position] for item in prepared])
+                for position, encoder in enumerate(self.encoders)
+            ],
+        )
+
+    @torch.no_grad()
+    def fuse(self, modality: Modality, encoded: Sequence[Encoded]) -> Encoded:
+        """Fuses what the encoders gave for the same items."""
+        inputs = []
+        for each in encoded:
+            tokens, mask = pad(each.tokens, each.lengths)
+            inputs.append(EncoderFeatures(each.embedding, tokens, mask))
+        vectors = self.fuser.embed(modality, inputs)
+        return Encoded(vectors, vectors, torch.ones(len(vectors), dtype=torch.int64))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `model.safetensors`, then `config.json`, so that a folder with a config is whole.
+
+        Encoders that lie in folders are recorded relative to this one, so that a run can be moved as a whole.
+
+        Raises:
+            ConfigError: an encoder isn't saved, so that the alloy couldn't be loaded again.
+        """
+        for encoder in self.encoders:
+            if encoder.spec.endswith(":unsaved"):
+                raise ConfigError(f"{encoder.name} isn't saved yet; save it before the alloy made of it.")
+        folder = Path(folder).resolve()
+        with atomic_path(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(self._weights)
+        self.spec = f"alloy:{folder}"
+        write_json(
+            folder / "config.json",
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "weights_sha256": hashlib.sha256(self._weights).hexdigest(),
+                "encoders": [
+                    {
+                        "spec": relative_spec(encoder.spec, folder),
+                        "fingerprints": {m: encoder.fingerprint(m).to_dict() for m in MODALITIES},
+                    }
+                    for encoder in self.encoders
+                ],
+                "fuser": _describe(self.fuser),
+            },
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Loads an alloy and its encoders.
+
+        Raises:
+            CheckpointError: the folder holds no alloy, it is damaged, or an encoder isn't the one it was fitted on.
+        """
+        folder = Path(folder).resolve()
+        config = _read_config(folder)
+        encoders = []
+        for spec, fingerprints in _recorded_encoders(folder, config):
+            encoder = load_encoder(absolute_spec(spec, folder))
+            for modality in MODALITIES:
+                expected, got = fingerprints[modality], encoder.fingerprint(modality)
+                if got.digest != expected.digest:
+                    raise CheckpointError(
+                        f"{folder} was fitted on {expected.name} with weights {expected.weights_sha256[:12]} and "
+                        f"preprocessing {expected.preprocessing_sha256[:12]}, but {encoder.spec} now has "
+                        f"{got.weights_sha256[:12]} and {got.preprocessing_sha256[:12]}; restore it, or fuse again."
+                    )
+            encoders.append(encoder)
+        alloy = cls(encoders, _load_fuser(folder, config), config["name"])
+        alloy.spec = f"alloy:{folder}"
+        return alloy
+
+    @cached_property
+    def _weights(self) -> bytes:
+        return save({name: tensor.contiguous() for name, tensor in self.fuser.state_dict().items()})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = read_json(folder / "config.json")
+    except DataError as error:
+        raise CheckpointError(f"{folder} holds no alloy: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(
+            f"{folder / 'config.json'} isn't an alloy's: expected format {FORMAT!r}, got {found!r}; "
+            "name a folder written by `modalloy fuse`."
+        )
+    missing = {"name", "weights_sha256", "encoders", "fuser"} - set(config)
+    if missing:
+        raise CheckpointError(f"{folder / 'config.json'} lacks {', '.join(sorted(missing))}; fuse again.")
+    return config
+
+
+def _recorded_encoders(folder: Path, config: dict[str, Any]) -> list[tuple[str, dict[Modality, Fingerprint]]]:
+    """The spec of each encoder, and the fingerprints it had when the alloy was saved."""
+    try:
+        return [
+            (
+                str(recorded["spec"]),
+                {m: Fingerprint.from_dict(recorded["fingerprints"][m]) for m in MODALITIES},
+            )
+            for recorded in config["encoders"]
+        ]
+    except (KeyError, TypeError, FeatureError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} doesn't describe the alloy's encoders "
+            f"({type(error).__name__}: {error}); fuse again."
+        ) from None
+
+
+def _describe(fuser: Fuser) -> dict[str, Any]:
+    shapes = [asdict(shape) for shape in fuser.shapes]
+    if isinstance(fuser, TowerFuser):
+        return {"kind": "towers", "shapes": shapes, "config": asdict(fuser.config)}
+    return {"kind": "scores", "shapes": shapes}
+
+
+def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
+    path = folder / "model.safetensors"
+    try:
+        if sha256_of(path) != config["weights_sha256"]:
+            raise CheckpointError(f"{path} isn't the file that config.json describes; copy both, or fuse again.")
+        weights = load_file(path)
+        described = config["fuser"]
+        shapes = [InputShape(**shape) for shape in described["shapes"]]
+        fuser: Fuser = (
+            TowerFuser(_tower_config(described["config"]), shapes)
+            if described["kind"] == "towers"
+            else ScoreFusion([1.0] * len(shapes), shapes)
+        )
+        fuser.load_state_dict(weights)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ConfigError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder} can't be loaded as an alloy ({reason}); it may be damaged.") from error
+    return fuser
+
+
+def _tower_config(settings: dict[str, Any]) -> TowerConfig:
+    # JSON has no tuples.
+    return TowerConfig(**{**settings, "weighted_inputs": tuple(settings["weighted_inputs"])})

@@ -1,0 +1,41 @@
+"""The baseline B2: fusion of the inputs' embeddings without their tokens (arXiv 2301.04742, section 4.3)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from modalloy.fusion.inputs import EncoderFeatures
+from modalloy.fusion.output import FusedOutput
+
+
+class ConcatTower(nn.Module):
+    """Maps the concatenated embeddings of N encoders to one unit-norm vector (HADA's baseline B2).
+
+    With `hidden` units a two-layer perceptron reads the embeddings too, and its result enters the last layer as
+    HADA's updated tokens do: this makes a baseline with as many parameters as HADA, but no tokens.
+
+    Args:
+        dims: the encoders' embedding widths.
+        output_dim: width of the fused vector.
+        dropout: probability in the linear layers.
+        start: see `FusedOutput`.
+        hidden: width of the perceptron's hidden layer and result; 0 for the linear layer alone.
+    """
+
+    def __init__(self, dims: Sequence[int], output_dim: int, dropout: float, start: str, hidden: int = 0) -> None:
+        super().__init__()
+        self.perceptron = (
+            nn.Sequential(nn.Linear(sum(dims), hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden))
+            if hidden
+            else None
+        )
+        self.output = FusedOutput(dims, hidden, output_dim, dropout, start)
+
+    def forward(self, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch output"]:
+        """Fuses a batch."""
+        embeddings = [features.embedding for features in inputs]
+        if self.perceptron is None:
+            return self.output(embeddings)
+        return self.output(embeddings, self.perceptron(torch.cat(embeddings, dim=-1)))

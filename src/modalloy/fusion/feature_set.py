@@ -1,0 +1,88 @@
+"""The stored features of N encoders, row by row aligned: what fusers are fitted on and galleries embedded from."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from modalloy.encoders import Modality
+from modalloy.errors import FeatureError
+from modalloy.features import FeatureStore, pad
+from modalloy.fusion.inputs import EncoderFeatures, InputShape
+
+
+class FeatureSet:
+    """The features of the same items by several encoders, of one modality.
+
+    Args:
+        stores: one store per encoder, in the encoders' order.
+
+    Raises:
+        FeatureError: there is no store, or they differ in modality or items, which would pair features of
+            different items.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        if not stores:
+            raise FeatureError("a feature set takes the stores of one encoder or more, got none.")
+        first = stores[0]
+        for position, store in enumerate(stores):
+            if store.modality != first.modality:
+                raise FeatureError(
+                    f"encoder {position}'s features are of modality {store.modality!r}, encoder 0's of "
+                    f"{first.modality!r}; pass the stores of one modality."
+                )
+            if list(store.ids) != list(first.ids):
+                raise FeatureError(
+                    f"the features of encoders 0 and {position} don't hold the same {first.modality} items in the "
+                    f"same order ({len(first)} and {len(store)} items); extract both from one manifest."
+                )
+        self.stores = tuple(stores)
+        self.modality: Modality = first.modality
+        self.ids = first.ids
+        self.valid: Bool[Tensor, " rows"] = torch.stack([store.valid for store in stores]).all(dim=0)
+
+    def __len__(self) -> int:
+        return len(self.stores[0])
+
+    def embeddings(self, encoder: int, rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """The unit-norm embeddings of one encoder."""
+        return self.stores[encoder].embeddings(rows)
+
+    def batch(self, rows: Int[Tensor, " batch"]) -> list[EncoderFeatures]:
+        """Every encoder's embeddings and padded tokens of the given rows."""
+        features = []
+        for store in self.stores:
+            tokens, mask = pad(*store.tokens(rows))
+            features.append(EncoderFeatures(store.embeddings(rows), tokens.float(), mask))
+        return features
+
+    def batches(self, rows: Int[Tensor, " items"], batch_size: int) -> Iterable[list[EncoderFeatures]]:
+        """The features of the given rows in batches, in order."""
+        # An empty tensor splits into one empty part, which has no tokens to fuse.
+        return (self.batch(part) for part in rows.split(batch_size) if len(part))
+
+
+def input_shapes(image_features: FeatureSet, text_features: FeatureSet) -> list[InputShape]:
+    """The widths of each encoder's features, which a fuser is made for.
+
+    Raises:
+        FeatureError: the two sets differ in their number of encoders, or an encoder's image and text embeddings
+            in width, so that they have no inner product.
+    """
+    shapes = []
+    if len(image_features.stores) != len(text_features.stores):
+        raise FeatureError(
+            f"got image features of {len(image_features.stores)} encoders and text features of "
+            f"{len(text_features.stores)}; pass both of each encoder."
+        )
+    pairs = zip(image_features.stores, text_features.stores, strict=True)
+    for position, (image, text) in enumerate(pairs):
+        if image.dim != text.dim:
+            raise FeatureError(
+                f"encoder {position}'s image embeddings are {image.dim} wide and its text embeddings {text.dim}; "
+                "only dual encoders can be fused: align the two backbones first."
+            )
+        shapes.append(InputShape(image.dim, image.width, text.width))
+    return shapes

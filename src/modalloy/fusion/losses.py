@@ -1,0 +1,115 @@
+"""HADA's training losses: image-text contrast over soft targets, and image-text matching (arXiv 2301.04742, 3.3)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+_EXCLUDED = torch.finfo(torch.float32).min
+
+
+def contrastive_loss(
+    logits: Float[Tensor, "queries keys"],
+    targets: Float[Tensor, "queries keys"],
+) -> Float[Tensor, ""]:
+    """Cross entropy between target distributions and the softmax of the logits, averaged over the queries.
+
+    With one positive per query this is InfoNCE; with several, each carries its share (HADA, equation 6).
+
+    Args:
+        logits: similarities divided by the temperature; `exclude` gives those of pairs that don't count.
+        targets: rows that sum to 1, zero where a pair is excluded.
+
+    >>> import torch
+    >>> round(contrastive_loss(torch.zeros(2, 4), torch.eye(2, 4)).item(), 4)  # log 4
+    1.3863
+    """
+    return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def positive_targets(positives: Bool[Tensor, "queries keys"]) -> Float[Tensor, "queries keys"]:
+    """Spreads each query's target evenly over its positives; a query has at least one.
+
+    >>> import torch
+    >>> positive_targets(torch.tensor([[True, True, False, False]]))
+    tensor([[0.5000, 0.5000, 0.0000, 0.0000]])
+    """
+    counts = positives.float()
+    return counts / counts.sum(dim=-1, keepdim=True)
+
+
+def exclude(
+    logits: Float[Tensor, "queries keys"], excluded: Bool[Tensor, "queries keys"]
+) -> Float[Tensor, "queries keys"]:
+    """Takes pairs that are neither positive nor honest negatives out of the softmax."""
+    return logits.masked_fill(excluded, _EXCLUDED)
+
+
+def distilled_targets(
+    targets: Float[Tensor, "queries keys"],
+    momentum_logits: Float[Tensor, "queries keys"],
+    share: float,
+) -> Float[Tensor, "queries keys"]:
+    """Mixes the momentum model's own distribution into the targets (momentum distillation, as in ALBEF).
+
+    Args:
+        targets: distributions from the ground truth.
+        momentum_logits: the momentum model's similarities divided by the temperature.
+        share: weight of the momentum model's distribution, in [0, 1].
+    """
+    return share * momentum_logits.softmax(dim=-1) + (1 - share) * targets
+
+
+class MatchingHead(nn.Module):
+    """Tells matching from other pairs: W [h_p, h_s, |h_p - h_s|, h_p * h_s], a logit per pair (HADA, eq. 8).
+
+    Args:
+        dim: width of the fused vectors.
+        dropout: probability on what the linear layer reads.
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(4 * dim, 1)
+
+    def forward(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+        """The pairs' logits."""
+        features = torch.cat([image, text, (image - text).abs(), image * text], dim=-1)
+        return self.linear(self.dropout(features)).squeeze(-1)
+
+
+def matching_loss(
+    head: MatchingHead,
+    image: Float[Tensor, "batch dim"],
+    text: Float[Tensor, "batch dim"],
+    similarity: Float[Tensor, "batch batch"],
+    related: Bool[Tensor, "batch batch"],
+) -> Float[Tensor, ""]:
+    """Binary cross entropy over each pair, its hardest negative text and its hardest negative image (eq. 8).
+
+    A pair whose row (or column) holds no unrelated item simply has no negative of that kind, so that a batch of one
+    image neither crashes nor learns a false negative.
+
+    Args:
+        head: the discriminator.
+        image: fused image vectors.
+        text: fused text vectors; row k belongs to image row k.
+        similarity: by which the hardest negatives are chosen, image rows, text columns.
+        related: True for pairs that aren't negatives: the same image, or items of one family.
+    """
+    unrelated = ~related
+    with_text, with_image = unrelated.any(dim=1), unrelated.any(dim=0)
+    scores = similarity.detach().masked_fill(related, float("-inf"))
+    negative_text = scores.argmax(dim=1)[with_text]
+    negative_image = scores.argmax(dim=0)[with_image]
+    logits = torch.cat(
+        [
+            head(image, text),
+            head(image[with_text], text[negative_text]),
+            head(image[negative_image], text[with_image]),
+        ]
+    )
+    labels = torch.zeros_like(logits)
+    labels[: len(image)] = 1
+    return F.binary_cross_entropy_with_logits(logits, labels)

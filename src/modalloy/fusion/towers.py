@@ -1,0 +1,147 @@
+"""The trainable fusers: two towers, one per modality, and the weighted similarity that folds into one vector."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from modalloy.encoders import Modality
+from modalloy.errors import ConfigError
+from modalloy.fusion.base import Fuser
+from modalloy.fusion.concat import ConcatTower
+from modalloy.fusion.hada import HadaTower
+from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
+from modalloy.fusion.losses import MatchingHead
+from modalloy.fusion.similarity import SimilarityWeights, fold
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """What a fuser is made of; the defaults are HADA's."""
+
+    method: Literal["hada", "concat-linear"] = "hada"
+    """"hada": star graph over the tokens; "concat-linear": the baseline B2, from the embeddings alone."""
+    token_dim: int = 512
+    """Common width of the tokens in the graph (hada)."""
+    heads: int = 4
+    """Attention heads, each `token_dim` wide (hada)."""
+    hidden: int = 0
+    """Width of B2's perceptron beside its linear layer; 0 for none (concat-linear)."""
+    output_dim: int | None = None
+    """Width of the fused vector; by default as wide as the inputs' embeddings together."""
+    dropout: float = 0.5
+    """Dropout in the linear and graph layers."""
+    start: Literal["identity", "random"] = "identity"
+    """Start of the last layer: from score averaging, or random."""
+    weighted_inputs: tuple[int, ...] = ()
+    """Positions of the inputs that enter the weighted similarity; none in the first stage."""
+
+    def __post_init__(self) -> None:
+        if self.method not in ("hada", "concat-linear"):
+            raise ConfigError(f"method must be 'hada' or 'concat-linear', got {self.method!r}.")
+        if self.token_dim < 1 or self.heads < 1 or self.hidden < 0:
+            raise ConfigError(
+                "token_dim and heads must be at least 1 and hidden at least 0, "
+                f"got {self.token_dim}, {self.heads} and {self.hidden}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        if self.start not in ("identity", "random"):
+            raise ConfigError(f"start must be 'identity' or 'random', got {self.start!r}.")
+        if self.output_dim is not None and self.output_dim < 1:
+            raise ConfigError(f"output_dim must be at least 1, got {self.output_dim}; leave it out for the default.")
+        if len(set(self.weighted_inputs)) < len(self.weighted_inputs):
+            raise ConfigError(f"weighted_inputs must name each input once, got {self.weighted_inputs}.")
+
+
+class TowerFuser(Fuser):
+    """Fuses the features of N encoders into one retrieval vector per item.
+
+    The vector folds the fused vector and the weighted inputs' embeddings (`fold`), so that an inner product of an
+    image's and a text's vector is HADA's weighted similarity.
+
+    Args:
+        config: see `TowerConfig`.
+        shapes: the input encoders' widths, in the order in which their features will come.
+
+    Raises:
+        ConfigError: fewer than two encoders, or weighted inputs that aren't among them.
+    """
+
+    def __init__(self, config: TowerConfig, shapes: Sequence[InputShape]) -> None:
+        super().__init__()
+        if len(shapes) < 2:
+            raise ConfigError(f"a fusion takes at least 2 encoders, got {len(shapes)}.")
+        if not set(config.weighted_inputs) <= set(range(len(shapes))):
+            raise ConfigError(f"weighted_inputs must lie in 0..{len(shapes) - 1}, got {config.weighted_inputs}.")
+        self.config = config
+        self.shapes = tuple(shapes)
+        self.fused_dim = config.output_dim or sum(shape.dim for shape in shapes)
+        self.towers = nn.ModuleDict({"image": self._tower("image"), "text": self._tower("text")})
+        self.similarity = SimilarityWeights(len(config.weighted_inputs))
+        self.matching = MatchingHead(self.fused_dim, config.dropout)
+
+    def _tower(self, modality: Modality) -> nn.Module:
+        config, dims = self.config, [shape.dim for shape in self.shapes]
+        if config.method == "concat-linear":
+            return ConcatTower(dims, self.fused_dim, config.dropout, config.start, config.hidden)
+        widths = [shape.width(modality) for shape in self.shapes]
+        return HadaTower(dims, widths, config.token_dim, config.heads, self.fused_dim, config.dropout, config.start)
+
+    @property
+    def dim(self) -> int:
+        return self.fused_dim + sum(self.shapes[position].dim for position in self.config.weighted_inputs)
+
+    def forward(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch fused"]:
+        """The fused unit-norm vectors h_p (of images) or h_s (of texts).
+
+        Raises:
+            ConfigError: the inputs don't fit the encoders that the fuser was made for.
+        """
+        check_inputs(inputs, self.shapes, modality)
+        return self.towers[modality](inputs)
+
+    def retrieval_vectors(
+        self, fused: Float[Tensor, "batch fused"], inputs: Sequence[EncoderFeatures]
+    ) -> Float[Tensor, "batch dim"]:
+        """Folds fused vectors and the weighted inputs' embeddings into retrieval vectors of unit norm."""
+        embeddings = [inputs[position].embedding for position in self.config.weighted_inputs]
+        return fold([fused, *embeddings], self.similarity())
+
+    def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
+        return self.retrieval_vectors(self(modality, inputs), inputs)
+
+    def second_stage(self, weighted_inputs: Sequence[int]) -> "TowerFuser":
+        """A copy of this fuser whose similarity also weighs the given inputs, from a share of 0.5 on."""
+        fuser = TowerFuser(replace(self.config, weighted_inputs=tuple(weighted_inputs)), self.shapes)
+        fuser.towers.load_state_dict(self.towers.state_dict())
+        fuser.matching.load_state_dict(self.matching.state_dict())
+        return fuser
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many trainable numbers a module holds."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def hidden_of_equal_size(config: TowerConfig, shapes: Sequence[InputShape], parameters: int) -> int:
+    """The perceptron width that makes a B2 about as large as `parameters` (within one unit of width).
+
+    The parameter count grows quadratically with the width, so the width is found by bisection.
+    """
+    low, high = 0, 1
+    with torch.device("meta"):  # counts without allocating
+
+        def size(hidden: int) -> int:
+            wide = replace(config, method="concat-linear", hidden=hidden)
+            return count_parameters(TowerFuser(wide, shapes).towers)
+
+        while size(high) < parameters:
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if size(middle) < parameters else (low, middle)
+        return min((low, high), key=lambda hidden: abs(size(hidden) - parameters))
