@@ -1,13 +1,17 @@
 """Questions in words or pictures, answered from galleries."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from PIL import Image
+from torch import Tensor
 
+from modalloy.data import Manifest
 from modalloy.encoders import Encoder, Modality, load_encoder
 from modalloy.encoders.base import require_text
 from modalloy.errors import CheckpointError, ConfigError
+from modalloy.search.build import build_gallery
 from modalloy.search.gallery import Gallery, Hit
 
 
@@ -33,6 +37,23 @@ class Searcher:
             if gallery.modality != modality:
                 raise ConfigError(f"Expected a gallery of {modality}s, got one of {gallery.modality}s.")
             _require_same_encoder(encoder, gallery)
+
+    @classmethod
+    def build(cls, encoder: Encoder, manifest: Manifest, vectors: Mapping[Modality, Tensor] | None = None) -> Self:
+        """Galleries of a collection's images and, if it has any, captions.
+
+        Args:
+            encoder: a dual encoder.
+            manifest: the collection.
+            vectors: the embeddings of its images and captions where they are made already; see `build_gallery`.
+
+        Raises:
+            ConfigError: the encoder isn't dual.
+        """
+        made = vectors or {}
+        images = build_gallery(encoder, manifest, "image", made.get("image"))
+        captions = build_gallery(encoder, manifest, "text", made.get("text")) if manifest.captions else None
+        return cls(encoder, images, captions)
 
     @classmethod
     def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Self:

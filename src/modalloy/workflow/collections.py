@@ -1,0 +1,35 @@
+"""Opening a collection by name or path."""
+
+import logging
+from pathlib import Path
+
+from modalloy.data import Manifest, demo_manifest, read_collection
+
+DEMO = "demo"
+_log = logging.getLogger(__name__)
+
+
+def open_collection(path: str | Path, images: str | Path | None = None) -> Manifest:
+    """Reads a collection, warns about what it had to leave out, and logs its counts.
+
+    Args:
+        path: "demo" for the set that comes with modalloy, or what `read_collection` takes.
+        images: folder of the pictures, where the collection is a file that names them only.
+
+    Raises:
+        DataError: there is no collection, or it breaks the rules of a manifest.
+    """
+    if str(path) == DEMO:
+        manifest = demo_manifest()
+    else:
+        manifest, rejects = read_collection(path, images)
+        for reject in rejects[:10]:
+            _log.warning("left out: %s", reject)
+        if len(rejects) > 10:
+            _log.warning("left out: %d more; `modalloy doctor` lists all", len(rejects) - 10)
+    _log.info(
+        "%s: %s",
+        path,
+        ", ".join(f"{split} {c['images']} images, {c['captions']} captions" for split, c in manifest.counts().items()),
+    )
+    return manifest

@@ -1,0 +1,118 @@
+"""The configuration of a whole run: `modalloy run CONFIG.yaml`."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modalloy.errors import ConfigError, ModalloyError
+from modalloy.files import write_text
+from modalloy.training.align import AlignConfig
+from modalloy.workflow.features import ExtractConfig
+from modalloy.workflow.fuse import FusionConfig
+
+DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """One input encoder: a dual encoder, or two backbones to align into one."""
+
+    name: str
+    """Its name in every table."""
+    encoder: str | None = None
+    """Spec of a dual encoder; if given, nothing is aligned."""
+    image: str | None = None
+    """Spec of the image backbone to align."""
+    text: str | None = None
+    """Spec of the text backbone to align."""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """How the two are aligned."""
+
+    def __post_init__(self) -> None:
+        if (self.encoder is None) == (self.image is None or self.text is None):
+            raise ConfigError(
+                f"the input {self.name!r} needs either `encoder`, or both `image` and `text` to align; "
+                f"got encoder={self.encoder!r}, image={self.image!r}, text={self.text!r}."
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """From a collection to an evaluated alloy."""
+
+    collection: str
+    """Path of a collection (see `modalloy doctor`), or "demo"."""
+    folder: str
+    """The run directory."""
+    inputs: tuple[InputConfig, ...]
+    """The encoders to fuse, two or more."""
+    images: str | None = None
+    """Folder of the pictures, where the collection is a file that names them only."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each trained fusion is fitted once per seed."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    """How they are fused."""
+    extraction: ExtractConfig = field(default_factory=ExtractConfig)
+    """How features are extracted."""
+    threads: int | None = None
+    """Threads of the arithmetic; by default as many as there are idle cores."""
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.inputs]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ConfigError(f"a run needs at least 2 inputs of different names, got {names}.")
+        if not self.seeds:
+            raise ConfigError("a run needs at least one seed.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole configuration, defaults included, in plain values."""
+        # By way of JSON, which turns tuples into the lists that YAML has.
+        return json.loads(json.dumps(asdict(self)))
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Reads a run's configuration from YAML; unknown keys and wrong types are refused.
+
+    Args:
+        path: the YAML file.
+        overrides: dotted keys and the values that replace the file's.
+
+    Raises:
+        ConfigError: the file is missing, isn't YAML, or doesn't describe a run.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfig, "run")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror}); check the path.") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} isn't YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values, got {type(values).__name__}.")
+    for key, value in (overrides or {}).items():
+        _set(values, key.split("."), value)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"run": values})).run
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    except ModalloyError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Writes the whole configuration as YAML that `load_config` reads."""
+    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"the override {'.'.join(keys)!r} goes through {key!r}, which holds a plain value.")
+    values[keys[-1]] = value

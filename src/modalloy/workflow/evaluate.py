@@ -1,0 +1,38 @@
+"""Comparing dual encoders on a split."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from modalloy.encoders import Encoder
+from modalloy.evaluation import compare, rank_queries
+from modalloy.workflow.features import Collection
+
+
+def evaluate(encoders: Sequence[Encoder], collection: Collection, split: str = "test") -> dict[str, Any]:
+    """Ranks each encoder, alloys among them, on a split, and compares the first with every other.
+
+    Args:
+        encoders: dual encoders.
+        collection: features that aren't stored yet are extracted.
+        split: the split to evaluate on.
+
+    Returns:
+        The items counted, each encoder's metrics, and the differences with their intervals, ready for JSON.
+
+    Raises:
+        DataError: the split has no usable items.
+    """
+    items = collection.paired(encoders).split(split)
+    names = _names(encoders)
+    systems = {
+        name: [rank_queries(scores, items.caption_image)]
+        for name, scores in zip(names, items.input_scores(), strict=True)
+    }
+    comparison = compare(systems, items.caption_image, reference=names[0])
+    return {split: {"images": len(items.image_rows), "captions": len(items.caption_rows)}, **comparison.to_dict()}
+
+
+def _names(encoders: Sequence[Encoder]) -> list[str]:
+    """The encoders' names, or their specs where two have the same name."""
+    names = [encoder.name for encoder in encoders]
+    return [name if names.count(name) == 1 else encoder.spec for name, encoder in zip(names, encoders, strict=True)]

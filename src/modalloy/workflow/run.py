@@ -1,0 +1,217 @@
+"""The whole road of one configuration: extract, align, fuse, evaluate, index, report; what is done is reused."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from modalloy import __version__
+from modalloy.encoders import Encoder, load_encoder
+from modalloy.encoders.base import sha256_of_settings
+from modalloy.errors import DataError
+from modalloy.evaluation import Ranks, compare, rank_average, rank_queries
+from modalloy.files import read_json, write_json
+from modalloy.fusion import Alloy, FeatureSet, Fuser, SplitFeatures
+from modalloy.search import Searcher
+from modalloy.workflow.align import align_backbones
+from modalloy.workflow.collections import open_collection
+from modalloy.workflow.config import InputConfig, RunConfig, load_config, save_config
+from modalloy.workflow.features import Collection
+from modalloy.workflow.fuse import METHODS, UNTRAINED, FusionFit, Method
+from modalloy.workflow.report import write_run_report
+
+RANK_AVERAGE = "B1 (rank average)"
+DELIVERED: Method = "HADA stage 2"
+REFERENCES: tuple[Method, Method] = ("HADA stage 2", "HADA stage 1")
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The fuser that a run is searched with."""
+
+    name: Method
+    """Its method, as in the tables."""
+    seed_position: int
+    """Which of the configuration's seeds it was fitted with."""
+    fuser: Fuser
+    """The fuser itself."""
+
+
+class Run:
+    """One run directory, and the steps that fill it.
+
+    Args:
+        config: see `RunConfig`.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.folder = Path(config.folder)
+        self.seconds: dict[str, float] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """The run in a directory that `execute` has filled, or begun to.
+
+        Raises:
+            DataError: the folder is no run directory.
+        """
+        config = Path(folder) / "config.yaml"
+        if not config.exists():
+            raise DataError(f"{folder} is no run directory (no config.yaml); name one made by `modalloy run`.")
+        return cls(load_config(config, {"folder": str(folder)}))
+
+    def execute(self) -> dict[str, Any]:
+        """Does every step that isn't done yet, and returns what `report.json` holds."""
+        save_config(self.config, self.folder / "config.yaml")
+        fingerprint = self._fingerprint()
+        path = self.folder / "report.json"
+        if path.exists():
+            report = read_json(path)
+            if report.get("fingerprint") == fingerprint:
+                return report
+        alloy = self._fit()
+        with self._timed("index"):
+            self._index(alloy)
+        with self._timed("evaluate"):
+            report = self.evaluate()
+        with self._timed("report"):
+            write_run_report(self, report)
+        report |= {"folder": str(self.folder), "fingerprint": fingerprint, "seconds": self.seconds}
+        write_json(path, report)
+        return report
+
+    def write_report(self) -> dict[str, Any]:
+        """Writes `report.html` anew from the run's results.
+
+        Raises:
+            DataError: the run isn't finished.
+        """
+        report = read_json(self.folder / "report.json")
+        write_run_report(self, report)
+        return report
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The images, the captions and the folder of their features."""
+        manifest = open_collection(self.config.collection, self.config.images)
+        return Collection(manifest, self.folder / "features", self.config.extraction)
+
+    @cached_property
+    def encoders(self) -> list[Encoder]:
+        """The input encoders, aligned where the configuration says so."""
+        return [self._encoder(position, each) for position, each in enumerate(self.config.inputs)]
+
+    @cached_property
+    def fits(self) -> FusionFit:
+        """The fits of all fused systems."""
+        encoders = self.encoders
+        with self._timed("extract"):
+            return FusionFit(encoders, self.collection, self.config.fusion, self.folder / "fits")
+
+    @cached_property
+    def test(self) -> SplitFeatures:
+        """The test split's features, read for the final comparison alone."""
+        return self.fits.features.split("test")
+
+    @cached_property
+    def ranks(self) -> dict[str, list[Ranks]]:
+        """Every system's ranks on the test split, one per seed where a seed decides anything."""
+        test = self.test
+        inputs = test.input_scores()
+        ranks: dict[str, list[Ranks]] = {
+            each.name: [rank_queries(scores, test.caption_image)]
+            for each, scores in zip(self.config.inputs, inputs, strict=True)
+        }
+        ranks |= {method: self._ranks_of(method) for method in UNTRAINED}
+        ranks[RANK_AVERAGE] = [rank_average(inputs, test.caption_image)]
+        ranks |= {method: self._ranks_of(method) for method in METHODS if method not in UNTRAINED}
+        return ranks
+
+    @cached_property
+    def delivered(self) -> "Delivered":
+        """The fuser to search with: the seed that is best on validation."""
+        fusers = [self.fits.fit(DELIVERED, seed) for seed in self.config.seeds]
+        rsums = [self.fits.validation.rsum(fuser) for fuser in fusers]
+        best = rsums.index(max(rsums))
+        return Delivered(DELIVERED, best, fusers[best])
+
+    def evaluate(self) -> dict[str, Any]:
+        """Compares all systems on the test split."""
+        inputs = [each.name for each in self.config.inputs]
+        comparison = compare(self.ranks, self.test.caption_image, reference=REFERENCES, inputs=inputs)
+        counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
+        return {"test": counts, **comparison.to_dict()}
+
+    def _fit(self) -> Alloy:
+        """Fits every system and saves the alloy to search with."""
+        fits = self.fits
+        with self._timed("fuse"):
+            for method in METHODS:
+                for seed in self._seeds(method):
+                    fits.fit(method, seed)
+            alloy = Alloy(self.encoders, self.delivered.fuser, f"{self.folder.name} ({DELIVERED})")
+            alloy.save(self.folder)
+        return alloy
+
+    def _ranks_of(self, method: Method) -> list[Ranks]:
+        fusers = [self.fits.fit(method, seed) for seed in self._seeds(method)]
+        return [rank_queries(self.test.scores(fuser), self.test.caption_image) for fuser in fusers]
+
+    def _seeds(self, method: str) -> tuple[int, ...]:
+        return self.config.seeds[:1] if method in UNTRAINED else self.config.seeds
+
+    def _index(self, alloy: Alloy) -> None:
+        """Galleries of all pictures and all captions, by the alloy's retrieval vectors."""
+        features = self.fits.features
+        vectors = {side.modality: _vectors(alloy.fuser, side) for side in (features.image, features.text)}
+        Searcher.build(alloy, self.collection.manifest, vectors).save(self.folder / "gallery")
+
+    def _encoder(self, position: int, each: InputConfig) -> Encoder:
+        if each.encoder is not None:
+            return load_encoder(each.encoder)
+        assert each.image is not None and each.text is not None
+        with self._timed("extract"):
+            self.collection.store(load_encoder(each.image), "image")
+            self.collection.store(load_encoder(each.text), "text")
+        with self._timed("align"):
+            folder = self.folder / "inputs" / str(position + 1)
+            return align_backbones(each.image, each.text, self.collection, folder, each.align, each.name)
+
+    def _fingerprint(self) -> str:
+        """SHA-256 of all that decides the report: the configuration, the collection and the encoders."""
+        specs = [spec for each in self.config.inputs for spec in (each.encoder, each.image, each.text) if spec]
+        encoders = {spec: load_encoder(spec) for spec in specs}
+        return sha256_of_settings(
+            {
+                "version": __version__,
+                "config": self.config.to_dict(),
+                "collection": self.collection.manifest.fingerprint,
+                "encoders": {
+                    spec: [encoder.fingerprint(modality).digest for modality in encoder.modalities]
+                    for spec, encoder in encoders.items()
+                },
+            }
+        )
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = round(self.seconds.get(step, 0) + time.perf_counter() - start, 2)
+
+
+def _vectors(fuser: Fuser, features: FeatureSet) -> Tensor:
+    """The retrieval vectors of all items, NaN where an encoder rejected one."""
+    vectors = torch.full((len(features), fuser.dim), torch.nan)
+    rows = features.valid.nonzero().squeeze(1)
+    vectors[rows] = fuser.embed_rows(features, rows)
+    return vectors
