@@ -1,0 +1,49 @@
+"""modalloy fuse"""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from modalloy.cli.verb import Verb, add_collection, add_extraction, open_for
+
+
+class Fuse(Verb):
+    """Fuses dual encoders into an alloy."""
+
+    name = "fuse"
+    summary = "Fuse two or more dual encoders into one alloy."
+    example = "modalloy fuse hacan:runs/a hacan:runs/b --collection demo --out runs/alloy"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """See `Verb`."""
+        from modalloy.workflow.fuse import SHORT_NAMES, FusionConfig
+
+        parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
+        parser.add_argument("--out", type=str, required=True, help="folder of the alloy")
+        methods = "; ".join(f"{short}: {method}" for short, method in SHORT_NAMES.items())
+        parser.add_argument("--method", type=str, default="hada", choices=list(SHORT_NAMES), help=methods)
+        parser.add_argument("--seed", type=int, default=0, help="seed of the start, the batches and the dropout")
+        add_collection(parser)
+        add_extraction(parser)
+        parser.add_class_arguments(FusionConfig, "fusion")
+
+    def execute(self, options: Namespace) -> dict[str, Any]:
+        """See `Verb`."""
+        from modalloy.encoders import load_encoder
+        from modalloy.workflow.fuse import SHORT_NAMES, fuse
+
+        alloy = fuse(
+            [load_encoder(spec) for spec in options.encoders],
+            open_for(options),
+            Path(options.out),
+            method=SHORT_NAMES[options.method],
+            config=options.fusion,
+            seed=options.seed,
+        )
+        return {"encoder": alloy.spec, "name": alloy.name, "dim": alloy.dim("image")}
+
+    def show(self, result: dict[str, Any], console: Console) -> None:
+        """See `Verb`."""
+        console.print(f"{result['name']}, {result['dim']} wide: use it as [bold]{result['encoder']}[/bold]")

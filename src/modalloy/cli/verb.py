@@ -1,0 +1,63 @@
+"""What a verb of the command line is."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from modalloy.workflow.features import Collection
+
+
+class Verb(ABC):
+    """One subcommand: its options, what it does, and how it shows its result to people."""
+
+    name: str
+    """The word on the command line."""
+    summary: str
+    """One sentence for `--help`."""
+    example: str
+    """A command that works, shown by `--help`."""
+
+    @abstractmethod
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declares the verb's own arguments; `--json` and `--threads` come by themselves."""
+
+    @abstractmethod
+    def execute(self, options: Namespace) -> dict[str, Any]:
+        """Does the work and returns a result that fits into JSON."""
+
+    @abstractmethod
+    def show(self, result: dict[str, Any], console: Console) -> None:
+        """Prints the result for people."""
+
+
+def add_collection(parser: ArgumentParser) -> None:
+    """The arguments by which most verbs find a collection and its features."""
+    parser.add_argument(
+        "--collection",
+        type=str,
+        required=True,
+        help='a manifest, Karpathy JSON, CSV, folder, or "demo" for the set that comes with modalloy',
+    )
+    parser.add_argument("--images", type=str | None, default=None, help="folder of a Karpathy JSON's pictures")
+    parser.add_argument(
+        "--features", type=str, default="features", help="folder of extracted features, made or gone on with"
+    )
+
+
+def add_extraction(parser: ArgumentParser) -> None:
+    """The arguments of extraction, for verbs that may have to extract first."""
+    from modalloy.workflow.features import ExtractConfig
+
+    parser.add_class_arguments(ExtractConfig, "extraction")
+
+
+def open_for(options: Namespace) -> "Collection":
+    """The collection that the arguments of `add_collection` and `add_extraction` name."""
+    from modalloy.workflow.collections import open_collection
+    from modalloy.workflow.features import Collection
+
+    return Collection(open_collection(options.collection, options.images), Path(options.features), options.extraction)
