@@ -13,3 +13,6 @@ install_import_hook("modalloy", "shape_checker.check")
 # A shared machine may stall at any example.
 settings.register_profile("modalloy", deadline=None, print_blob=True)
 settings.load_profile("modalloy")
+
+# A finished run takes seconds, so that one serves several folders of tests.
+pytest_plugins = ["tiny_run"]

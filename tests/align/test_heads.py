@@ -33,6 +33,15 @@ def test_without_the_last_activation_the_output_is_linear_in_the_last_layer():
     torch.testing.assert_close(head(embedding), nn.functional.normalize(expected, dim=-1))
 
 
+def test_the_center_is_taken_off_the_embedding():
+    torch.manual_seed(0)
+    head = GlobalHead(HeadConfig(5, (4,))).eval()
+    embedding, center = unit(3, 5), torch.randn(5)
+    expected = head(embedding - center)
+    head.center.copy_(center)
+    torch.testing.assert_close(head(embedding), expected)
+
+
 def test_dropout_acts_after_the_first_layer_and_only_in_training():
     torch.manual_seed(0)
     head = GlobalHead(HeadConfig(5, (50, 4), dropout=0.5))

@@ -62,7 +62,7 @@ class Colours(Encoder):
 
     def save(self, folder: Path) -> None:
         write_json(folder / "colours.json", {"number": self.number, "weights": self.weights})
-        self.spec = f"colours:{folder}"
+        self.spec = f"colours:{folder.resolve()}"
 
     @classmethod
     def load(cls, folder: str) -> "Colours":

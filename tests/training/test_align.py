@@ -173,6 +173,17 @@ fit_aligner(
     assert (folder / "metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
+def test_heads_are_centered_on_the_training_split(manifest, stores, tmp_path):
+    config = AlignConfig(dim=4, epochs=1)
+    centered = fit_on_cpu(config, stores, manifest, tmp_path / "centered")
+    plain = fit_on_cpu(dataclasses.replace(config, center=False), stores, manifest, tmp_path / "plain")
+    train = manifest.split("train")
+    for modality, store, ids in zip(("image", "text"), stores, (train.image_ids, train.caption_ids), strict=True):
+        mean = store.embeddings(store.rows_of(ids)).mean(dim=0)
+        torch.testing.assert_close(centered.heads[modality].center, mean)
+        assert not plain.heads[modality].center.any()
+
+
 def test_rejected_items_are_left_out(tmp_path):
     (tmp_path / "pictures").mkdir()
     manifest = collection(tmp_path / "pictures", SPLITS)

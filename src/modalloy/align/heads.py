@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -48,7 +49,8 @@ class GlobalHead(nn.Module):
     """HACAN's global head: linear layers with LeakyReLU, dropout after the first, then x / (||x|| + 1e-8).
 
     The input is the backbone's unit-norm embedding; the head multiplies it by the square root of its length,
-    so that its components have the scale of a LayerNorm's output, which is what HACAN's heads read.
+    so that its components have the scale of a LayerNorm's output, which is what HACAN's heads read. `center` is
+    taken off first; it is zero, as in HACAN, until it is set.
 
     Args:
         config: widths, dropout and activation.
@@ -59,9 +61,12 @@ class GlobalHead(nn.Module):
     tensor([1., 1.], grad_fn=<RoundBackward1>)
     """
 
+    center: Float[Tensor, "input_width"]
+
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("center", torch.zeros(config.input_width))
         layers: list[nn.Module] = []
         inputs = (config.input_width, *config.widths)
         for layer, width in enumerate(config.widths):
@@ -74,5 +79,5 @@ class GlobalHead(nn.Module):
 
     def forward(self, embedding: Float[Tensor, "batch input_width"]) -> Float[Tensor, "batch dim"]:
         """Maps unit-norm backbone embeddings to unit-norm shared ones."""
-        projected = self.layers(embedding * math.sqrt(self.config.input_width))
+        projected = self.layers((embedding - self.center) * math.sqrt(self.config.input_width))
         return projected / (projected.norm(dim=-1, keepdim=True) + _EPSILON)

@@ -52,6 +52,8 @@ class AlignConfig:
     """Dropout after each head's first layer."""
     last_activation: bool = False
     """Whether a LeakyReLU follows the heads' last layers, as in HACAN; it crowds embeddings to one side."""
+    center: bool = True
+    """Whether the heads take off the mean training embedding, which all items of some backbones share."""
     epochs: int = 30
     """How many epochs; there is no early stopping, so the validation split isn't used up by the inputs."""
     batch_size: int = 64
@@ -109,6 +111,7 @@ class AlignConfig:
             "text_widths": (768, 768, 768),
             "dropout": 0.2,
             "last_activation": True,
+            "center": False,
             "learning_rate": 1e-4,
             "schedule": "step",
         }
@@ -173,6 +176,9 @@ def fit_aligner(
         all_captions=config.all_captions,
     )
     module = _Alignment(config, image_store.dim, text_store.dim, steps_per_epoch=len(sampler))
+    if config.center:
+        module.image_head.center.copy_(train.gallery.image.mean(dim=0))
+        module.text_head.center.copy_(train.gallery.text.mean(dim=0))
     fit(
         module,
         pair_loader(train, sampler),

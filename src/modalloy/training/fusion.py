@@ -187,6 +187,8 @@ class FusionModule(LightningModule):
     ) -> Float[Tensor, ""]:
         with torch.no_grad():
             self._update_momentum()
+            # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
+            self.momentum_towers.eval()
             momentum_image = self.momentum_towers["image"](batch.image)
             momentum_text = self.momentum_towers["text"](batch.text)
         image_keys, text_keys = self._keys(momentum_image, batch.image), self._keys(momentum_text, batch.text)
