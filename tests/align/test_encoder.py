@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -151,19 +152,24 @@ def swap_weights(folder: Path, other: AlignedEncoder) -> None:
     (folder / "other/model.safetensors").rename(folder / "model.safetensors")
 
 
+def swap_weights_and_checksum(folder: Path, other: AlignedEncoder) -> None:
+    swap_weights(folder, other)
+    damage_config(folder, weights_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "holds no aligned encoder"),
+        (lambda folder: (folder / "config.json").unlink(), "doesn't exist.*modalloy align"),
         (lambda folder: (folder / "config.json").write_text("{"), "isn't JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "format should be"),
-        (lambda folder: damage_config(folder, format="bert"), "format should be .*got 'bert'"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "should have the format .*got None"),
+        (lambda folder: damage_config(folder, format="bert"), "should have the format .*got 'bert'"),
         (lambda folder: damage_config(folder, backbones={}), "isn't whole .*image"),
         (lambda folder: damage_config(folder, heads={"image": None, "text": None}), "isn't whole"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"pickle"), "doesn't hold the heads"),
-        (lambda folder: swap_weights(folder, aligned(1)), "SHA-256 differs"),
-        (lambda folder: swap_weights(folder, aligned(0, dim=3)), "doesn't hold .*size mismatch"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors can't be read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"pickle"), "is damaged"),
+        (lambda folder: swap_weights(folder, aligned(1)), "isn't the file that config.json"),
+        (lambda folder: swap_weights_and_checksum(folder, aligned(0, dim=3)), "doesn't hold .*size mismatch"),
     ],
 )
 def test_a_folder_that_is_not_ours_is_refused(weights, tmp_path, damage, message):

@@ -10,19 +10,24 @@ from typing import Any, Self
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import nn
 
 from modalloy.align.heads import GlobalHead, HeadConfig
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
 from modalloy.encoders.base import Prepared, sha256_of_settings
+from modalloy.encoders.checkpoint import (
+    CONFIG,
+    packed_weights,
+    read_config,
+    read_weights,
+    require_unchanged,
+    save_checkpoint,
+)
 from modalloy.errors import CheckpointError, ConfigError, ModalloyError
-from modalloy.files import atomic_path, read_json, write_json
 
 FORMAT = "modalloy-aligned-encoder-1"
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+MAKER = "modalloy align"
 
 
 @dataclass(frozen=True)
@@ -136,26 +141,20 @@ class AlignedEncoder(Encoder):
             if modality not in self._loaded:
                 recorded = self.backbones[modality]
                 encoder = load_encoder(recorded.spec)
-                _require_trained_on(recorded, encoder.fingerprint(modality), self.spec)
+                require_unchanged(recorded.fingerprint, encoder.fingerprint(modality), recorded.spec, self.spec)
                 self._loaded[modality] = encoder
             return self._loaded[modality]
 
     def save(self, folder: str | Path) -> None:
         """Writes `model.safetensors` and, last, `config.json` into `folder`; sets `spec` to that folder."""
         folder = Path(folder)
-        with atomic_path(folder / _WEIGHTS) as temporary:
-            temporary.write_bytes(self._weights)
-        write_json(
-            folder / _CONFIG,
-            {
-                "format": FORMAT,
-                "name": self.name,
-                "weights_sha256": hashlib.sha256(self._weights).hexdigest(),
-                "backbones": {modality: asdict(self.backbones[modality]) for modality in MODALITIES},
-                "heads": {modality: asdict(self._head(modality).config) for modality in MODALITIES},
-                "training": self.training,
-            },
-        )
+        config = {
+            "name": self.name,
+            "backbones": {modality: asdict(self.backbones[modality]) for modality in MODALITIES},
+            "heads": {modality: asdict(self._head(modality).config) for modality in MODALITIES},
+            "training": self.training,
+        }
+        save_checkpoint(folder, FORMAT, self._weights, config)
         self.spec = _spec(folder)
 
     @classmethod
@@ -166,7 +165,7 @@ class AlignedEncoder(Encoder):
             CheckpointError: the folder isn't an aligned encoder's, or is damaged.
         """
         folder = Path(folder)
-        config = read_config(folder)
+        config = read_config(folder, FORMAT, MAKER)
         try:
             backbones: dict[Modality, Backbone] = {}
             heads: dict[Modality, GlobalHead] = {}
@@ -179,9 +178,13 @@ class AlignedEncoder(Encoder):
             encoder = cls(backbones, heads, name=config["name"], training=config["training"])
         except (KeyError, TypeError, AttributeError, ModalloyError) as error:
             raise CheckpointError(
-                f"{folder / _CONFIG} isn't whole ({type(error).__name__}: {error}); align again."
+                f"{folder / CONFIG} isn't whole ({type(error).__name__}: {error}); align again."
             ) from error
-        _load_weights(encoder.heads, folder / _WEIGHTS, config.get("weights_sha256"))
+        try:
+            encoder.heads.load_state_dict(read_weights(folder, config))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{folder} doesn't hold the heads' weights ({reason}); align again.") from None
         encoder.spec = _spec(folder)
         return encoder
 
@@ -192,63 +195,7 @@ class AlignedEncoder(Encoder):
 
     @cached_property
     def _weights(self) -> bytes:
-        return save({name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()})
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a saved aligned encoder.
-
-    Raises:
-        CheckpointError: there is none, or it isn't an aligned encoder's.
-    """
-    path = folder / _CONFIG
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no aligned encoder (no {_CONFIG}); name a folder written by `modalloy align`."
-        )
-    try:
-        config = read_json(path)
-    except ModalloyError as error:
-        raise CheckpointError(str(error)) from None
-    found = config.get("format") if isinstance(config, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{path} isn't an aligned encoder's: its format should be {FORMAT!r}, got {found!r}; "
-            "name a folder written by `modalloy align`."
-        )
-    return config
-
-
-def _load_weights(heads: nn.Module, path: Path, weights_sha256: str | None) -> None:
-    try:
-        weights = path.read_bytes()
-        heads.load_state_dict(load(weights))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; copy the whole folder, or align again.") from None
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} doesn't hold the heads' weights ({reason}); align again.") from None
-    if hashlib.sha256(weights).hexdigest() != weights_sha256:
-        raise CheckpointError(
-            f"{path} isn't the file that {_CONFIG} was written with (its SHA-256 differs); "
-            "copy the whole folder, or align again."
-        )
-
-
-def _require_trained_on(recorded: Backbone, found: Fingerprint, spec: str) -> None:
-    expected = recorded.fingerprint
-    if found.digest != expected.digest:
-        raise CheckpointError(
-            f"{spec} was trained on {_described(expected)}, but {recorded.spec!r} now is "
-            f"{_described(found)}; install the version it was trained on, or align again."
-        )
-
-
-def _described(fingerprint: Fingerprint) -> str:
-    return (
-        f"{fingerprint.name} ({fingerprint.revision}, weights {fingerprint.weights_sha256[:12]}, "
-        f"preprocessing {fingerprint.preprocessing_sha256[:12]})"
-    )
+        return packed_weights(self.heads)
 
 
 def _spec(folder: Path) -> str:

@@ -9,21 +9,26 @@ from typing import Any, Self
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
 from modalloy.encoders.base import Prepared, sha256_of_settings
+from modalloy.encoders.checkpoint import (
+    packed_weights,
+    read_config,
+    read_weights,
+    require_unchanged,
+    save_checkpoint,
+)
 from modalloy.encoders.registry import absolute_spec, relative_spec
-from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
+from modalloy.errors import CheckpointError, ConfigError, FeatureError
 from modalloy.features import pad
-from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
 from modalloy.fusion.score_fusion import ScoreFusion
 from modalloy.fusion.towers import TowerConfig, TowerFuser
 
 FORMAT = "modalloy-alloy-1"
+MAKER = "modalloy fuse"
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
 
 
@@ -118,25 +123,19 @@ class Alloy(Encoder):
             if encoder.spec.endswith(":unsaved"):
                 raise ConfigError(f"{encoder.name} isn't saved yet; save it before the alloy made of it.")
         folder = Path(folder).resolve()
-        with atomic_path(folder / "model.safetensors") as temporary:
-            temporary.write_bytes(self._weights)
+        config = {
+            "name": self.name,
+            "encoders": [
+                {
+                    "spec": relative_spec(encoder.spec, folder),
+                    "fingerprints": {m: encoder.fingerprint(m).to_dict() for m in MODALITIES},
+                }
+                for encoder in self.encoders
+            ],
+            "fuser": _describe(self.fuser),
+        }
+        save_checkpoint(folder, FORMAT, self._weights, config)
         self.spec = f"alloy:{folder}"
-        write_json(
-            folder / "config.json",
-            {
-                "format": FORMAT,
-                "name": self.name,
-                "weights_sha256": hashlib.sha256(self._weights).hexdigest(),
-                "encoders": [
-                    {
-                        "spec": relative_spec(encoder.spec, folder),
-                        "fingerprints": {m: encoder.fingerprint(m).to_dict() for m in MODALITIES},
-                    }
-                    for encoder in self.encoders
-                ],
-                "fuser": _describe(self.fuser),
-            },
-        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -146,43 +145,22 @@ class Alloy(Encoder):
             CheckpointError: the folder holds no alloy, it is damaged, or an encoder isn't the one it was fitted on.
         """
         folder = Path(folder).resolve()
-        config = _read_config(folder)
+        config = read_config(folder, FORMAT, MAKER)
         encoders = []
         for spec, fingerprints in _recorded_encoders(folder, config):
             encoder = load_encoder(absolute_spec(spec, folder))
             for modality in MODALITIES:
-                expected, got = fingerprints[modality], encoder.fingerprint(modality)
-                if got.digest != expected.digest:
-                    raise CheckpointError(
-                        f"{folder} was fitted on {expected.name} with weights {expected.weights_sha256[:12]} and "
-                        f"preprocessing {expected.preprocessing_sha256[:12]}, but {encoder.spec} now has "
-                        f"{got.weights_sha256[:12]} and {got.preprocessing_sha256[:12]}; restore it, or fuse again."
-                    )
+                require_unchanged(
+                    fingerprints[modality], encoder.fingerprint(modality), encoder.spec, f"alloy:{folder}"
+                )
             encoders.append(encoder)
-        alloy = cls(encoders, _load_fuser(folder, config), config["name"])
+        alloy = cls(encoders, _load_fuser(folder, config), str(config.get("name", "alloy")))
         alloy.spec = f"alloy:{folder}"
         return alloy
 
     @cached_property
     def _weights(self) -> bytes:
-        return save({name: tensor.contiguous() for name, tensor in self.fuser.state_dict().items()})
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = read_json(folder / "config.json")
-    except DataError as error:
-        raise CheckpointError(f"{folder} holds no alloy: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(
-            f"{folder / 'config.json'} isn't an alloy's: expected format {FORMAT!r}, got {found!r}; "
-            "name a folder written by `modalloy fuse`."
-        )
-    missing = {"name", "weights_sha256", "encoders", "fuser"} - set(config)
-    if missing:
-        raise CheckpointError(f"{folder / 'config.json'} lacks {', '.join(sorted(missing))}; fuse again.")
-    return config
+        return packed_weights(self.fuser)
 
 
 def _recorded_encoders(folder: Path, config: dict[str, Any]) -> list[tuple[str, dict[Modality, Fingerprint]]]:
@@ -210,11 +188,8 @@ def _describe(fuser: Fuser) -> dict[str, Any]:
 
 
 def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
-    path = folder / "model.safetensors"
+    weights = read_weights(folder, config)
     try:
-        if sha256_of(path) != config["weights_sha256"]:
-            raise CheckpointError(f"{path} isn't the file that config.json describes; copy both, or fuse again.")
-        weights = load_file(path)
         described = config["fuser"]
         shapes = [InputShape(**shape) for shape in described["shapes"]]
         fuser: Fuser = (
@@ -223,7 +198,7 @@ def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
             else ScoreFusion([1.0] * len(shapes), shapes)
         )
         fuser.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ConfigError) as error:
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} can't be loaded as an alloy ({reason}); it may be damaged.") from error
     return fuser

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modalloy.align import AlignedEncoder, Backbone, GlobalHead, HeadConfig, info_nce, same_item
-from modalloy.align.encoder import read_config
+from modalloy.align.encoder import FORMAT, MAKER
 from modalloy.align.losses import LOSSES, LossName
 from modalloy.data import Manifest
 from modalloy.encoders import Modality
 from modalloy.encoders.base import sha256_of_settings
+from modalloy.encoders.checkpoint import read_config
 from modalloy.errors import ConfigError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore
@@ -298,7 +299,7 @@ def _validation(gallery: _Gallery) -> DataLoader | None:
 def _finished(folder: Path, fingerprint: str) -> bool:
     if not (folder / "config.json").exists():
         return False
-    return read_config(folder).get("training", {}).get("fingerprint") == fingerprint
+    return read_config(folder, FORMAT, MAKER).get("training", {}).get("fingerprint") == fingerprint
 
 
 def _fingerprint(config: AlignConfig, stores: dict[Modality, FeatureStore], manifest: Manifest) -> str:
