@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+import modalloy.threads
 from modalloy.errors import ConfigError
 from modalloy.threads import default_threads, set_threads
 
@@ -36,16 +37,30 @@ def test_bad_variable_is_named(monkeypatch, name, value):
         default_threads()
 
 
-@pytest.mark.parametrize(("load", "threads"), [(0.0, 8), (0.4, 8), (3.0, 5), (7.6, 1), (50.0, 1)])
-def test_busy_cores_are_left_alone(monkeypatch, load, threads):
+def stat(monkeypatch, tmp_path, *, busy: int, idle: int) -> None:
+    """Lets so many ticks pass between two looks at /proc/stat."""
+    path = tmp_path / "stat"
+    path.write_text("cpu 100 0 50 1000 5 0 0 0 7 7\ncpu0 1 1 1 1\n")
+
+    def pass_time(seconds: float) -> None:
+        path.write_text(f"cpu {100 + busy} 0 50 {1000 + idle} 5 0 0 0 7 7\ncpu0 1 1 1 1\n")
+
+    monkeypatch.setattr(modalloy.threads, "_PROCESSOR_TIMES", path)
+    monkeypatch.setattr(modalloy.threads.time, "sleep", pass_time)
+
+
+@pytest.mark.parametrize(
+    ("busy", "idle", "threads"), [(0, 80, 8), (4, 76, 8), (30, 50, 5), (76, 4, 1), (80, 0, 1), (0, 0, 8)]
+)
+def test_busy_cores_are_left_alone(monkeypatch, tmp_path, busy, idle, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    stat(monkeypatch, tmp_path, busy=busy, idle=idle)
     assert default_threads() == threads
 
 
-def test_without_the_calls_of_linux(monkeypatch):
+def test_without_the_calls_of_linux(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.delattr(os, "getloadavg", raising=False)
+    monkeypatch.setattr(modalloy.threads, "_PROCESSOR_TIMES", tmp_path / "missing")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert default_threads() == 6
 

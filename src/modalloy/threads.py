@@ -1,19 +1,24 @@
 """How many threads the arithmetic uses."""
 
 import os
+import time
+from pathlib import Path
 
 import torch
 
 from modalloy.errors import ConfigError
 
 ENVIRONMENT_VARIABLE = "MODALLOY_THREADS"
+_PROCESSOR_TIMES = Path("/proc/stat")
+_IDLE = 3
+_SAMPLE_SECONDS = 0.2
 
 
 def default_threads() -> int:
     """The thread count to use: MODALLOY_THREADS, else OMP_NUM_THREADS, else the cores that are free now.
 
     On a loaded machine more OpenMP threads than free cores are slower than one, since every parallel region
-    waits for its last thread; so the one-minute load average is taken off the cores this process may run on.
+    waits for its last thread.
 
     Raises:
         ConfigError: the variable set isn't a positive whole number.
@@ -26,8 +31,27 @@ def default_threads() -> int:
                 raise ConfigError(f"{variable} must be a positive whole number, got {wanted!r}.")
             return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, cores - round(load))
+    return max(1, round(cores * _idle_share()))
+
+
+def _idle_share() -> float:
+    """The share of processor time that nothing used in the last moment; 1 where the system doesn't tell.
+
+    Not the load average, which still counts, a minute later, an installation that is over.
+    """
+    before = _processor_times()
+    time.sleep(_SAMPLE_SECONDS)
+    after = _processor_times()
+    total = sum(after) - sum(before)
+    return (after[_IDLE] - before[_IDLE]) / total if total else 1.0
+
+
+def _processor_times() -> list[int]:
+    if not _PROCESSOR_TIMES.exists():
+        return [0] * (_IDLE + 1)
+    with _PROCESSOR_TIMES.open(encoding="ascii") as lines:
+        # Guest time, the last two numbers, is contained in user time.
+        return [int(number) for number in next(lines).split()[1:9]]
 
 
 def set_threads(threads: int | None = None) -> int:

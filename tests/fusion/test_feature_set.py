@@ -4,7 +4,7 @@ import torch
 from modalloy.data import Manifest
 from modalloy.errors import FeatureError
 from modalloy.features import extract, pad
-from modalloy.fusion import FeatureSet, InputShape, input_shapes
+from modalloy.fusion import FeatureSet, InputShape, TowerConfig, TowerFuser, input_shapes
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,18 @@ def test_encoders_that_are_not_dual_are_refused(sets, manifest, encoders, make_f
         input_shapes(sets["image"], swapped)
     with pytest.raises(FeatureError, match="image features of 2 encoders and text features of 1"):
         input_shapes(sets["image"], FeatureSet(sets["text"].stores[:1]))
+
+
+@pytest.mark.parametrize("method", ["hada", "concat-linear"])
+def test_only_what_reads_tokens_needs_them(sets, method):
+    rows = torch.tensor([5, 0, 3])
+    full, bare = sets["image"].batch(rows), sets["image"].batch(rows, tokens=False)
+    for with_tokens, without in zip(full, bare, strict=True):
+        assert torch.equal(with_tokens.embedding, without.embedding)
+        assert without.tokens.shape == (3, 0, with_tokens.tokens.shape[2])
+        assert without.mask.shape == (3, 0)
+    shapes = input_shapes(sets["image"], sets["text"])
+    fuser = TowerFuser(TowerConfig(method=method, token_dim=4, heads=1), shapes).eval()
+    assert fuser.reads_tokens == (method == "hada")
+    if not fuser.reads_tokens:
+        assert torch.equal(fuser.embed("image", full), fuser.embed("image", bare))

@@ -21,6 +21,11 @@ class Fuser(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def reads_tokens(self) -> bool:
+        """Whether it looks at the tokens; otherwise features without any will do."""
+
+    @property
+    @abstractmethod
     def dim(self) -> int:
         """Width of the retrieval vector."""
 
@@ -44,7 +49,7 @@ class Fuser(nn.Module, ABC):
         try:
             parts = [
                 self.embed(features.modality, [each.to(device) for each in batch]).cpu()
-                for batch in features.batches(rows, batch_size)
+                for batch in features.batches(rows, batch_size, tokens=self.reads_tokens)
             ]
         finally:
             self.train(training)

@@ -50,18 +50,30 @@ class FeatureSet:
         """The unit-norm embeddings of one encoder."""
         return self.stores[encoder].embeddings(rows)
 
-    def batch(self, rows: Int[Tensor, " batch"]) -> list[EncoderFeatures]:
-        """Every encoder's embeddings and padded tokens of the given rows."""
-        features = []
-        for store in self.stores:
-            tokens, mask = pad(*store.tokens(rows))
-            features.append(EncoderFeatures(store.embeddings(rows), tokens.float(), mask))
-        return features
+    def batch(self, rows: Int[Tensor, " batch"], tokens: bool = True) -> list[EncoderFeatures]:
+        """Every encoder's embeddings and padded tokens of the given rows.
 
-    def batches(self, rows: Int[Tensor, " items"], batch_size: int) -> Iterable[list[EncoderFeatures]]:
+        Args:
+            rows: which items.
+            tokens: whether to read their tokens, which are nearly all of the data; without, items have none.
+        """
+        return [_read(store, rows, tokens) for store in self.stores]
+
+    def batches(
+        self, rows: Int[Tensor, " items"], batch_size: int, tokens: bool = True
+    ) -> Iterable[list[EncoderFeatures]]:
         """The features of the given rows in batches, in order."""
         # An empty tensor splits into one empty part, which has no tokens to fuse.
-        return (self.batch(part) for part in rows.split(batch_size) if len(part))
+        return (self.batch(part, tokens) for part in rows.split(batch_size) if len(part))
+
+
+def _read(store: FeatureStore, rows: Int[Tensor, " batch"], tokens: bool) -> EncoderFeatures:
+    embeddings = store.embeddings(rows)
+    if not tokens:
+        none = embeddings.new_zeros(len(rows), 0, store.width)
+        return EncoderFeatures(embeddings, none, none.new_zeros(len(rows), 0, dtype=torch.bool))
+    padded, mask = pad(*store.tokens(rows))
+    return EncoderFeatures(embeddings, padded.float(), mask)
 
 
 def input_shapes(image_features: FeatureSet, text_features: FeatureSet) -> list[InputShape]:

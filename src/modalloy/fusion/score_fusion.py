@@ -40,6 +40,10 @@ class ScoreFusion(Fuser):
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32) / sum(weights))
 
     @property
+    def reads_tokens(self) -> bool:
+        return False
+
+    @property
     def dim(self) -> int:
         return sum(shape.dim for shape in self.shapes)
 

@@ -92,6 +92,10 @@ class TowerFuser(Fuser):
         return HadaTower(dims, widths, config.token_dim, config.heads, self.fused_dim, config.dropout, config.start)
 
     @property
+    def reads_tokens(self) -> bool:
+        return self.config.method == "hada"
+
+    @property
     def dim(self) -> int:
         return self.fused_dim + sum(self.shapes[position].dim for position in self.config.weighted_inputs)
 

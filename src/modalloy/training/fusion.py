@@ -126,17 +126,25 @@ class PairFeatures:
         image_features: features of all images.
         text_features: features of all captions.
         families: the family of each image; items of one family are never each other's negatives.
+        tokens: whether the fuser reads tokens.
     """
 
-    def __init__(self, image_features: FeatureSet, text_features: FeatureSet, families: Int[Tensor, " images"]) -> None:
+    def __init__(
+        self,
+        image_features: FeatureSet,
+        text_features: FeatureSet,
+        families: Int[Tensor, " images"],
+        tokens: bool = True,
+    ) -> None:
         self.image_features = image_features
         self.text_features = text_features
         self.families = families
+        self.tokens = tokens
 
     def __getitem__(self, rows: PairRows) -> PairBatch:
         return PairBatch(
-            self.image_features.batch(rows.images),
-            self.text_features.batch(rows.captions),
+            self.image_features.batch(rows.images, self.tokens),
+            self.text_features.batch(rows.captions, self.tokens),
             rows.images,
             self.families[rows.images],
         )
@@ -317,7 +325,7 @@ def fit_fuser(
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience)
     history = fit(
         FusionModule(fuser, limited, len(sampler) * training.epochs, validation),
-        pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families), sampler),
+        pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.reads_tokens), sampler),
         folder,
         epochs=training.epochs,
         seed=training.seed,
