@@ -72,7 +72,7 @@ class Comparison:
     systems: dict[str, SystemSummary]
     """Summaries by name, in the order given."""
     differences: list[PairedDifference]
-    """Each reference against every other system."""
+    """Each reference against every other system, a pair of references once."""
     inputs: tuple[str, ...]
     """Names of the input models, whose oracle is the bound."""
     best_input: str | None
@@ -155,7 +155,12 @@ def compare(
 
     return Comparison(
         {name: summary(name) for name in names},
-        [difference(a, b) for a in references for b in names if b != a],
+        [
+            difference(a, b)
+            for position, a in enumerate(references)
+            for b in names
+            if b != a and b not in references[:position]
+        ],
         tuple(inputs),
         best_input,
         bound,
