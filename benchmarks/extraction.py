@@ -31,6 +31,7 @@ from modalloy.encoders.base import Encoder
 from modalloy.encoders.registry import load_encoder
 from modalloy.features import extract
 from modalloy.files import sha256_of
+from modalloy.memory import keep_freed_memory
 
 BATCH = 32
 GOAL = 5.0  # per cent over the forward pass
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     encoder = load_encoder(options.encoder)
     with tempfile.TemporaryDirectory() as folder:
         manifest = draw_pictures(Path(folder), options.pictures, options.size)

@@ -28,6 +28,8 @@ from torch import Tensor
 from modalloy.evaluation import EmbeddingScores, Ranks, metrics, rank_queries
 
 CAPTIONS = 5
+GOAL = 20  # times the argsort, by processor time
+SHORTFALL = "missed; the argsort is itself vectorised, and the product, which both sides need, bounds the ratio"
 Result = TypeVar("Result")
 
 
@@ -143,6 +145,7 @@ def main() -> None:
             )
             print(
                 f"  {library} argsort of each row {sorting}\n"
+                f"    goal {GOAL}x: {'reached' if sorting.cpu / counted.cpu >= GOAL else SHORTFALL}\n"
                 f"    {sorting.wall / counted.wall:.1f}x by the clock, {sorting.cpu / counted.cpu:.1f}x by "
                 f"processor time, {sorting.cpu / floor:.1f}x if counting were free; "
                 f"{differing} of {len(image) + len(text)} queries rank otherwise by rounding"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modalloy.workflow.align import align_backbones
     from modalloy.workflow.evaluate import evaluate
     from modalloy.workflow.features import Collection
-    from modalloy.workflow.fuse import fuse
+    from modalloy.workflow.fuse import FusionConfig, fuse
 
 # The public names and where they live; loaded on first use, since PyTorch takes seconds to import.
 _PUBLIC = {
@@ -24,6 +24,7 @@ _PUBLIC = {
     "Alloy": "modalloy.fusion",
     "Collection": "modalloy.workflow.features",
     "Encoder": "modalloy.encoders",
+    "FusionConfig": "modalloy.workflow.fuse",
     "Manifest": "modalloy.data",
     "ModalloyError": "modalloy.errors",
     "Searcher": "modalloy.search",
@@ -40,6 +41,7 @@ __all__ = [
     "Alloy",
     "Collection",
     "Encoder",
+    "FusionConfig",
     "Manifest",
     "ModalloyError",
     "Searcher",

@@ -14,10 +14,10 @@ from modalloy.fusion.hada import HadaTower
 WIDTHS = {2: [(3, 5), (4, 7)], 3: [(3, 5), (4, 7), (2, 6)], 4: [(3, 5), (4, 7), (2, 6), (5, 3)]}
 
 
-def random_tower(encoders: int = 2, start: str = "random", dropout: float = 0.0) -> HadaTower:
+def random_tower(encoders: int = 2, start: str = "random", dropout: float = 0.0, activation: str = "elu") -> HadaTower:
     torch.manual_seed(0)
     dims, widths = zip(*WIDTHS[encoders], strict=True)
-    tower = HadaTower(dims, widths, 8, 2, sum(dims) + 1, dropout, start)
+    tower = HadaTower(dims, widths, 8, 2, sum(dims) + 1, dropout, start, activation)
     if start == "random":
         for parameter in tower.parameters():
             nn.init.normal_(parameter, std=0.4)
@@ -58,6 +58,8 @@ def composition(tower: HadaTower, inputs: list[EncoderFeatures]) -> Tensor:
         graph = torch.cat(nodes)
         edges = [(source, target) for source in range(len(graph)) for target in summaries]
         updated = conv(graph, torch.tensor(edges).T)[summaries]
+        if isinstance(tower.activation, nn.ELU):
+            updated = torch.where(updated > 0, updated, updated.exp() - 1)
         merge = tower.merge[1]
         merged = updated @ merge.weight.T + merge.bias
         joined = torch.cat([*(features.embedding[item] for features in inputs), *merged])
@@ -66,9 +68,9 @@ def composition(tower: HadaTower, inputs: list[EncoderFeatures]) -> Tensor:
     return torch.stack(vectors)
 
 
-@pytest.mark.parametrize("encoders", [2, 3, 4])
-def test_equals_its_composition_from_pyg(make_inputs, encoders):
-    tower, inputs = random_tower(encoders), make_inputs(encoders)
+@pytest.mark.parametrize(("encoders", "activation"), [(2, "elu"), (2, "none"), (3, "elu"), (4, "none")])
+def test_equals_its_composition_from_pyg(make_inputs, encoders, activation):
+    tower, inputs = random_tower(encoders, activation=activation), make_inputs(encoders)
     ours, theirs = tower(inputs), composition(tower, inputs)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     upstream = torch.randn(ours.shape)

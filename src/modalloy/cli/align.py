@@ -4,6 +4,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.text import Text
 
 from modalloy.cli.verb import Verb, add_collection, add_extraction, open_for
 
@@ -38,4 +39,5 @@ class Align(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        console.print(f"{result['name']}, {result['dim']} wide: use it as [bold]{result['encoder']}[/bold]")
+        made = f"{result['name']}, {result['dim']} wide: use it as "
+        console.print(Text.assemble(made, (result["encoder"], "bold")), soft_wrap=True)

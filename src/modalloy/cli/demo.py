@@ -23,4 +23,5 @@ class Demo(Run):
         from modalloy.workflow.config import DEMO_CONFIG, load_config
         from modalloy.workflow.run import Run as RunDirectory
 
-        return RunDirectory(load_config(DEMO_CONFIG, {"folder": options.folder})).execute()
+        overrides = {"folder": options.folder} | ({} if options.threads is None else {"threads": options.threads})
+        return RunDirectory(load_config(DEMO_CONFIG, overrides)).execute()

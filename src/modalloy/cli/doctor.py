@@ -4,6 +4,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.text import Text
 
 from modalloy.cli.verb import Verb
 
@@ -29,7 +30,11 @@ class Doctor(Verb):
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
         for line in result["checked"]:
-            console.print(line)
+            console.print(Text(line), soft_wrap=True)
         for problem in result["problems"]:
-            console.print(f"[red]problem[/red] {problem}")
+            console.print(Text.assemble(("problem", "red"), " ", problem), soft_wrap=True)
         console.print(f"{len(result['problems'])} problems")
+
+    def exit_code(self, result: dict[str, Any]) -> int:
+        """1 where there are problems."""
+        return int(bool(result["problems"]))

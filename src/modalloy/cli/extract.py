@@ -5,6 +5,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from modalloy.cli.verb import Verb, add_collection, add_extraction, open_for
 
@@ -26,9 +27,11 @@ class Extract(Verb):
         """See `Verb`."""
         from modalloy.encoders import load_encoder
 
+        # All of them first, so that a misspelt one is found before the first one's work.
+        encoders = [load_encoder(spec) for spec in options.encoders]
         collection = open_for(options)
         stores = []
-        for encoder in map(load_encoder, options.encoders):
+        for encoder in encoders:
             for modality in encoder.modalities:
                 store = collection.store(encoder, modality)
                 stores.append(
@@ -44,7 +47,8 @@ class Extract(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        table = Table("encoder", "modality", "rows", "rejected", "folder")
+        table = Table("encoder", "modality", "rows", "rejected")
+        table.add_column("folder", overflow="fold")
         for store in result["stores"]:
-            table.add_row(*(str(value) for value in store.values()))
+            table.add_row(*(Text(str(value)) for value in store.values()))
         console.print(table)

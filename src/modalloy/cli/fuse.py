@@ -5,6 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.text import Text
 
 from modalloy.cli.verb import Verb, add_collection, add_extraction, open_for
 
@@ -23,7 +24,7 @@ class Fuse(Verb):
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--out", type=str, required=True, help="folder of the alloy")
         methods = "; ".join(f"{short}: {method}" for short, method in SHORT_NAMES.items())
-        parser.add_argument("--method", type=str, default="hada", choices=list(SHORT_NAMES), help=methods)
+        parser.add_argument("--method", default="hada", choices=list(SHORT_NAMES), help=methods)
         parser.add_argument("--seed", type=int, default=0, help="seed of the start, the batches and the dropout")
         add_collection(parser)
         add_extraction(parser)
@@ -46,4 +47,5 @@ class Fuse(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        console.print(f"{result['name']}, {result['dim']} wide: use it as [bold]{result['encoder']}[/bold]")
+        made = f"{result['name']}, {result['dim']} wide: use it as "
+        console.print(Text.assemble(made, (result["encoder"], "bold")), soft_wrap=True)

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -36,6 +37,7 @@ VERBS: tuple[Verb, ...] = (
 )
 USER_MISTAKE = 2
 INTERRUPTED = 130
+WIDTH_OF_A_FILE = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,34 +47,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(arguments)
+    options = parser.parse_args(arguments)
     verb = next(verb for verb in VERBS if verb.name == options.verb)
-    chosen: Namespace = options[verb.name]
     try:
+        chosen: Namespace = parser.instantiate(options)[verb.name]
         set_threads(chosen.threads)
         keep_freed_memory()
         result = verb.execute(chosen)
-    except ModalloyError as error:
+        if chosen.json:
+            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        else:
+            # Rich takes a file or a pipe to be 80 columns wide, and would break the lines.
+            verb.show(result, Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE))
+    # An OSError is a folder that can't be written to, a file in a folder's place, a full disk.
+    except (ModalloyError, OSError) as error:
         print(f"modalloy {verb.name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    if chosen.json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
-    else:
-        verb.show(result, Console())
-    return 0
+    return verb.exit_code(result)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="modalloy", description="One stronger image-text retriever out of the encoders you already have."
+class _Parser(ArgumentParser):
+    """Answers a mistake in the arguments with one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the mistake and exits with 2."""
+        reason = " ".join(str(message).split())
+        print(f"{self.prog}: {reason} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+
+
+def _parser(arguments: Sequence[str]) -> ArgumentParser:
+    parser = _Parser(
+        prog="modalloy",
+        description="One stronger image-text retriever out of the encoders you already have.",
+        allow_abbrev=False,
     )
     subcommands = parser.add_subcommands(dest="verb", required=True)
     for verb in VERBS:
-        subparser = ArgumentParser(description=f"{verb.summary} Example: {verb.example}")
-        verb.add_arguments(subparser)
+        subparser = _Parser(description=f"{verb.summary} Example: {verb.example}", allow_abbrev=False)
+        # To declare its options a verb may have to import what trains, which takes seconds.
+        if verb.name in arguments:
+            verb.add_arguments(subparser)
         subparser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
         subparser.add_argument(
             "--threads", type=int | None, default=None, help="threads of the arithmetic; default: the idle cores"

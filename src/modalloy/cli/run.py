@@ -1,10 +1,14 @@
 """modalloy run"""
 
+import shlex
+import shutil
+import sys
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.text import Text
 
 from modalloy.cli.verb import Verb
 from modalloy.errors import ConfigError
@@ -29,15 +33,22 @@ class Run(Verb):
         from modalloy.workflow.config import load_config
         from modalloy.workflow.run import Run as RunDirectory
 
-        return RunDirectory(load_config(options.config, _overrides(options.set))).execute()
+        overrides = _overrides(options.set)
+        if options.threads is not None:
+            overrides["threads"] = options.threads
+        return RunDirectory(load_config(options.config, overrides)).execute()
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
         from modalloy.report import print_report
 
         print_report(result, console)
-        console.print(f"report: [bold]{result['folder']}/report.html[/bold]")
-        console.print(f'search: [bold]modalloy search {result["folder"]} "a red telephone" -k 5[/bold]')
+        folder = result["folder"]
+        # `make demo` doesn't put the environment's commands on the path.
+        program = "modalloy" if shutil.which("modalloy") else sys.argv[0]
+        command = f'{program} search {shlex.quote(folder)} "a red telephone" -k 5'
+        console.print(Text.assemble("report: ", (f"{folder}/report.html", "bold")), soft_wrap=True)
+        console.print(Text.assemble("search: ", (command, "bold")), soft_wrap=True)
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
@@ -46,5 +57,8 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set takes KEY=VALUE, got {pair!r}.")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set takes KEY=VALUE with a value in YAML, got {pair!r}; check its quotes.") from None
     return overrides

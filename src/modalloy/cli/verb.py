@@ -33,6 +33,10 @@ class Verb(ABC):
     def show(self, result: dict[str, Any], console: Console) -> None:
         """Prints the result for people."""
 
+    def exit_code(self, result: dict[str, Any]) -> int:
+        """The process's exit code, where the work could be done."""
+        return 0
+
 
 def add_collection(parser: ArgumentParser) -> None:
     """The arguments by which most verbs find a collection and its features."""

@@ -1,8 +1,9 @@
 """Stored features: extracted once, then read by everything that trains or evaluates."""
 
+from modalloy.features.combine import combine
 from modalloy.features.derive import derive
 from modalloy.features.extract import extract
 from modalloy.features.padding import pad
 from modalloy.features.store import FeatureStore
 
-__all__ = ["FeatureStore", "derive", "extract", "pad"]
+__all__ = ["FeatureStore", "combine", "derive", "extract", "pad"]

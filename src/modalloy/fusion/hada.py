@@ -27,6 +27,7 @@ class HadaTower(nn.Module):
         output_dim: width of the fused vector.
         dropout: probability in the linear layers and on the attention.
         start: see `FusedOutput`.
+        activation: "elu" or "none", on what the graph gives (the paper's sigma).
     """
 
     def __init__(
@@ -38,17 +39,19 @@ class HadaTower(nn.Module):
         output_dim: int,
         dropout: float,
         start: str,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Linear(width, token_dim) for width in widths)
         self.graph = StarGATv2(token_dim, heads=heads, head_dim=token_dim, dropout=dropout)
+        self.activation = nn.ELU() if activation == "elu" else nn.Identity()
         self.merge = nn.Sequential(nn.Dropout(dropout), nn.Linear(heads * token_dim, token_dim))
         self.output = FusedOutput(dims, len(dims) * token_dim, output_dim, dropout, start)
 
     def forward(self, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch output"]:
         """Fuses a batch."""
         tokens, mask, summaries = self._nodes(inputs)
-        updated = self.merge(self.graph(tokens, mask, summaries))
+        updated = self.merge(self.activation(self.graph(tokens, mask, summaries)))
         return self.output([features.embedding for features in inputs], updated.flatten(1))
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ class StarGATv2(nn.Module):
 
     HADA (arXiv 2301.04742), section 3.2, with GATv2 of Brody et al. (arXiv 2105.14491):
     score(x -> k) = a . LeakyReLU(W1 x + W2 k), softmax over k's incoming edges in each head,
-    k' = sum_x alpha W1 x + bias. The heads are concatenated; no activation follows.
+    k' = sum_x alpha W1 x + bias. The heads are concatenated; the paper's sigma is left to the caller.
 
     Parameters have the names and shapes of PyG's `GATv2Conv` (W1 is `lin_l`, W2 is `lin_r`), so that
     `load_state_dict` takes its state directly, and the reverse. Under `torch.autocast` the large products run

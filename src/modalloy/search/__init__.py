@@ -2,6 +2,6 @@
 
 from modalloy.search.build import build_gallery
 from modalloy.search.gallery import Entry, Gallery, Hit
-from modalloy.search.searcher import Searcher
+from modalloy.search.searcher import GALLERY, Searcher
 
-__all__ = ["Entry", "Gallery", "Hit", "Searcher", "build_gallery"]
+__all__ = ["GALLERY", "Entry", "Gallery", "Hit", "Searcher", "build_gallery"]

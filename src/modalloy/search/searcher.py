@@ -14,6 +14,9 @@ from modalloy.errors import CheckpointError, ConfigError
 from modalloy.search.build import build_gallery
 from modalloy.search.gallery import Gallery, Hit
 
+GALLERY = "gallery"
+"""The folder in which a run, or an alloy, keeps its galleries."""
+
 
 class Searcher:
     """Galleries and the encoder that made them.

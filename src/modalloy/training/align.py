@@ -27,6 +27,10 @@ from modalloy.training.trainer import fit
 _STEP_DECAY_EPOCHS = 10
 
 
+# To be raised when a change of the code changes what a training gives, so that no older result passes for it.
+_RECIPE = 1
+
+
 @dataclass(frozen=True)
 class AlignConfig:
     """How a pair of global heads is trained.
@@ -221,8 +225,8 @@ class _Alignment(LightningModule):
         return loss
 
     def validation_step(self, val: "_Gallery", batch_idx: int) -> None:
-        scores = EmbeddingScores(self.image_head(val.image), self.text_head(val.text))
-        found = metrics(rank_queries(scores, val.caption_image))
+        scores = EmbeddingScores(self.image_head(val.image).cpu(), self.text_head(val.text).cpu())
+        found = metrics(rank_queries(scores, val.caption_image.cpu()))
         values = {"val_rsum": found.rsum}
         for direction in ("image_to_text", "text_to_image"):
             recalls = getattr(found, direction)
@@ -306,6 +310,7 @@ def _fingerprint(config: AlignConfig, stores: dict[Modality, FeatureStore], mani
     """SHA-256 of all that decides the result."""
     return sha256_of_settings(
         {
+            "recipe": _RECIPE,
             "config": asdict(config),
             "features": {modality: store.fingerprint.digest for modality, store in stores.items()},
             "rejects": {modality: [r["id"] for r in store.rejects()] for modality, store in stores.items()},

@@ -35,11 +35,16 @@ from modalloy.training.schedules import cosine, per_step
 from modalloy.training.trainer import EarlyStopping, Metrics, fit
 
 VALIDATION_RSUM = "validation_rsum"
+# To be raised when a change of the code changes what a training gives, so that no older result passes for it.
+_RECIPE = 1
 
 
 @dataclass(frozen=True)
 class FusionTraining:
-    """How a fuser is trained; the defaults are the paper's where the number of steps allows."""
+    """How a fuser is trained: the paper's losses and optimiser, with batches and epochs for cached features.
+
+    The paper trains with batches of 20 for at most 50 epochs; larger batches make fewer false steps on few pairs.
+    """
 
     epochs: int = 20
     """Epochs at most; an epoch visits every image once, with one of its captions."""
@@ -54,7 +59,8 @@ class FusionTraining:
     weight_decay: float = 0.02
     """AdamW's weight decay of the layers' weights; biases, temperature and similarity weights have none."""
     temperature: float = 0.07
-    """Start of the learned temperature, which stays in [0.001, 0.5]."""
+    """Start of the learned temperature, which stays in [0.001, 0.5]; each stage has its own, since the weighted
+    similarity of the second has another scale."""
     momentum: float | None = None
     """Momentum of the momentum encoders; by default it fits the number of steps, up to the paper's 0.995."""
     queue_size: int = 64000
@@ -345,6 +351,7 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
     stores = (*train.paired.image.stores, *train.paired.text.stores)
     return sha256_of_settings(
         {
+            "recipe": _RECIPE,
             "fuser": asdict(fuser.config),
             "training": asdict(training),
             "start": hashlib.sha256(save(_contiguous(fuser))).hexdigest(),

@@ -24,7 +24,7 @@ def open_collection(path: str | Path, images: str | Path | None = None) -> Manif
     else:
         manifest, rejects = read_collection(path, images)
         for reject in rejects[:10]:
-            _log.warning("left out: %s", reject)
+            _log.warning("left out: %s: %s", reject.id, reject.reason)
         if len(rejects) > 10:
             _log.warning("left out: %d more; `modalloy doctor` lists all", len(rejects) - 10)
     _log.info(

@@ -7,11 +7,13 @@ from typing import Any
 
 import yaml
 
+from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
 from modalloy.training.align import AlignConfig
+from modalloy.workflow.collections import DEMO
 from modalloy.workflow.features import ExtractConfig
-from modalloy.workflow.fuse import FusionConfig
+from modalloy.workflow.fuse import SYSTEMS, FusionConfig
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -32,7 +34,10 @@ class InputConfig:
     """How the two are aligned."""
 
     def __post_init__(self) -> None:
-        if (self.encoder is None) == (self.image is None or self.text is None):
+        if not self.name.strip():
+            raise ConfigError("an input needs a name, got a blank one.")
+        to_align = (self.image is not None, self.text is not None)
+        if to_align != ((True, True) if self.encoder is None else (False, False)):
             raise ConfigError(
                 f"the input {self.name!r} needs either `encoder`, or both `image` and `text` to align; "
                 f"got encoder={self.encoder!r}, image={self.image!r}, text={self.text!r}."
@@ -64,8 +69,13 @@ class RunConfig:
         names = [each.name for each in self.inputs]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ConfigError(f"a run needs at least 2 inputs of different names, got {names}.")
-        if not self.seeds:
-            raise ConfigError("a run needs at least one seed.")
+        taken = sorted({*names} & {*SYSTEMS})
+        if taken:
+            raise ConfigError(f"the input name {taken[0]!r} is a fused system's; choose another.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"a run needs one or more different seeds of at least 0, got {list(self.seeds)}.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads}; leave it out for a sensible choice.")
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration, defaults included, in plain values."""
@@ -98,7 +108,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
     for key, value in (overrides or {}).items():
         _set(values, key.split("."), value)
     try:
-        return parser.instantiate_classes(parser.parse_object({"run": values})).run
+        return parser.instantiate(parser.parse_object({"run": values})).run
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     except ModalloyError as error:
@@ -106,8 +116,16 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
-    """Writes the whole configuration as YAML that `load_config` reads."""
-    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False))
+    """Writes the whole configuration as YAML that `load_config` reads, from whatever folder it is used again."""
+    here = Path.cwd()
+    values = config.to_dict()
+    for name in ("collection", "images"):
+        if values[name] not in (None, DEMO):
+            values[name] = str(here / values[name])
+    for each in values["inputs"]:
+        for name in ("encoder", "image", "text"):
+            each[name] = each[name] and absolute_spec(each[name], here)
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

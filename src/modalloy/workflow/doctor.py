@@ -1,19 +1,28 @@
 """Checking what a user has: a collection, a feature folder, or a whole run."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from modalloy.data import check_collection
-from modalloy.encoders import load_encoder
+from modalloy.align import AlignedEncoder
+from modalloy.data import Manifest, check_collection, demo_manifest, read_collection
+from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import ModalloyError
 from modalloy.features import FeatureStore
-from modalloy.search import Searcher
-from modalloy.workflow.collections import DEMO, open_collection
+from modalloy.files import read_json
+from modalloy.fusion.alloy import FORMAT as ALLOY_FORMAT
+from modalloy.search import GALLERY, Searcher
+from modalloy.workflow.collections import DEMO
+from modalloy.workflow.config import load_config
+from modalloy.workflow.features import Collection
+
+Result = TypeVar("Result")
+_STORES = ("manifest.json", "*/image/manifest.json", "*/text/manifest.json")
 
 
 def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any]:
-    """Checks a collection, a feature folder or a run directory by what it finds there.
+    """Checks a collection, features, a model or a run directory by what it finds there.
 
     Args:
         path: "demo", or a path.
@@ -25,32 +34,71 @@ def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any
     Raises:
         DataError: the path is no collection.
     """
-    found = _Findings()
+    findings = _Findings()
     folder = Path(path)
-    if str(path) != DEMO and (folder / "config.yaml").exists():
-        for store in sorted(folder.glob("features/*/*/manifest.json")):
-            found.check(f"features in {store.parent}", lambda store=store: FeatureStore.open(store.parent).verify())
-        if (folder / "config.json").exists():
-            found.check(f"alloy in {folder}", lambda: load_encoder(f"alloy:{folder}"))
-        if (folder / "gallery").exists():
-            found.check(f"galleries in {folder / 'gallery'}", lambda: Searcher.open(folder / "gallery"))
-    elif str(path) != DEMO and (folder / "manifest.json").exists():
-        found.check(f"features in {folder}", lambda: FeatureStore.open(folder).verify())
+    if str(path) == DEMO:
+        findings.collection(path, images)
+    elif (folder / "config.yaml").exists():
+        _examine_run(folder, findings)
+    elif (folder / "config.json").exists():
+        config = read_json(folder / "config.json")
+        is_alloy = isinstance(config, dict) and config.get("format") == ALLOY_FORMAT
+        findings.encoder(f"{'alloy' if is_alloy else 'hacan'}:{folder}")
+    elif stores := sorted(found.parent for found in chain.from_iterable(map(folder.glob, _STORES))):
+        for store in stores:
+            findings.features(store)
     else:
-        manifest = open_collection(path, images)
-        found.checked.append(f"collection {path}: {manifest.counts()}")
-        found.problems.extend(str(problem) for problem in check_collection(manifest))
-    return {"checked": found.checked, "problems": found.problems}
+        findings.collection(path, images)
+    return {"checked": findings.checked, "problems": list(dict.fromkeys(findings.problems))}
+
+
+def _examine_run(folder: Path, findings: "_Findings") -> None:
+    config = load_config(folder / "config.yaml", {"folder": str(folder)})
+    features = Collection(Manifest(folder, ()), folder / "features")
+    for position, each in enumerate(config.inputs, start=1):
+        encoder = findings.encoder(each.encoder or f"hacan:{folder / 'inputs' / str(position)}")
+        if encoder is not None:
+            # Stores that no input reads, left by an earlier configuration, don't matter.
+            for modality in encoder.modalities:
+                findings.features(features.folder(encoder, modality))
+    findings.encoder(f"alloy:{folder}")
+    findings.check(f"galleries in {folder / GALLERY}", lambda: Searcher.open(folder / GALLERY))
+    if not (folder / "report.json").exists():
+        findings.problems.append(f"{folder} isn't finished (no report.json); `modalloy run` goes on with it.")
 
 
 class _Findings:
+    """What was looked at, and what is wrong with it."""
+
     def __init__(self) -> None:
         self.checked: list[str] = []
         self.problems: list[str] = []
 
-    def check(self, what: str, look: Callable[[], Any]) -> None:
+    def collection(self, path: str | Path, images: str | Path | None) -> None:
+        manifest, rejects = (demo_manifest(), []) if str(path) == DEMO else read_collection(path, images)
+        self.checked.append(f"collection {path}: {manifest.counts()}")
+        self.problems.extend(f"left out: {reject.id}: {reject.reason}" for reject in rejects)
+        self.problems.extend(str(problem) for problem in check_collection(manifest))
+
+    def features(self, folder: Path) -> None:
+        self.problems.extend(self.check(f"features in {folder}", lambda: FeatureStore.open(folder).verify()) or [])
+
+    def encoder(self, spec: str) -> Encoder | None:
+        """An encoder and, of an aligned one, the backbones that it was fitted on."""
+
+        def load() -> Encoder:
+            encoder = load_encoder(spec)
+            if isinstance(encoder, AlignedEncoder):
+                for modality in encoder.modalities:
+                    encoder.backbone(modality)
+            return encoder
+
+        return self.check(f"encoder {spec}", load)
+
+    def check(self, what: str, look: Callable[[], Result]) -> Result | None:
         self.checked.append(what)
         try:
-            look()
+            return look()
         except ModalloyError as error:
             self.problems.append(f"{what}: {error}")
+            return None

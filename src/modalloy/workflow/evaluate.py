@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modalloy.encoders import Encoder
+from modalloy.errors import ConfigError
 from modalloy.evaluation import compare, rank_queries
 from modalloy.workflow.features import Collection
 
@@ -20,10 +21,12 @@ def evaluate(encoders: Sequence[Encoder], collection: Collection, split: str = "
         The items counted, each encoder's metrics, and the differences with their intervals, ready for JSON.
 
     Raises:
-        DataError: the split has no usable items.
+        ConfigError: an encoder is given twice.
+        DataError: there is no such split, or it has no usable items.
     """
-    items = collection.paired(encoders).split(split)
     names = _names(encoders)
+    collection.manifest.split(split)  # a misspelt one is found before the work
+    items = collection.paired(encoders).split(split)
     systems = {
         name: [rank_queries(scores, items.caption_image)]
         for name, scores in zip(names, items.input_scores(), strict=True)
@@ -35,4 +38,8 @@ def evaluate(encoders: Sequence[Encoder], collection: Collection, split: str = "
 def _names(encoders: Sequence[Encoder]) -> list[str]:
     """The encoders' names, or their specs where two have the same name."""
     names = [encoder.name for encoder in encoders]
-    return [name if names.count(name) == 1 else encoder.spec for name, encoder in zip(names, encoders, strict=True)]
+    unique = [name if names.count(name) == 1 else encoder.spec for name, encoder in zip(names, encoders, strict=True)]
+    repeated = [name for name in unique if unique.count(name) > 1]
+    if repeated:
+        raise ConfigError(f"{repeated[0]} is given {len(repeated)} times; compare different encoders.")
+    return unique

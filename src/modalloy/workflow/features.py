@@ -8,10 +8,10 @@ from pathlib import Path
 
 from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest
-from modalloy.encoders import Encoder, Modality, load_encoder
-from modalloy.errors import ConfigError
-from modalloy.features import FeatureStore, derive, extract
-from modalloy.fusion import FeatureSet, PairedFeatures
+from modalloy.encoders import Encoder, Fingerprint, Modality
+from modalloy.errors import ConfigError, FeatureError
+from modalloy.features import FeatureStore, combine, derive, extract
+from modalloy.fusion import Alloy, FeatureSet, PairedFeatures
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,47 @@ class Collection:
     def store(self, encoder: Encoder, modality: Modality) -> FeatureStore:
         """An encoder's features, extracted if they aren't there yet.
 
-        An aligned encoder's embeddings are made from its backbone's features, so that a backbone runs once.
+        An aligned encoder's embeddings are made from its backbone's features, and an alloy's from its encoders', so
+        that each backbone runs once.
 
         Raises:
             FeatureError: the folder holds other features under this encoder's name.
         """
-        folder = Path(self.features) / _folder_name(encoder, modality) / modality
         if isinstance(encoder, AlignedEncoder):
-            # The backbone itself isn't needed where its features are stored already.
-            recorded = encoder.backbones[modality]
-            base_folder = Path(self.features) / _slug(recorded.spec) / modality
-            base = (
-                FeatureStore.open(base_folder, expect=recorded.fingerprint, collection=self.manifest)
-                if (base_folder / "manifest.json").exists()
-                else self.store(encoder.backbone(modality), modality)
-            )
-            return derive(base, encoder, folder, partial(encoder.project, modality))
+            base = self._backbone_store(encoder, modality)
+            return derive(base, encoder, self.folder(encoder, modality), partial(encoder.project, modality))
+        if isinstance(encoder, Alloy):
+            features = FeatureSet([self.store(each, modality) for each in encoder.encoders])
+            embed = partial(encoder.fuser.embed_rows, features)
+            return combine(features.stores, encoder, self.folder(encoder, modality), embed)
         return extract(
             encoder,
             modality,
             self.manifest,
-            folder,
+            self.folder(encoder, modality),
             batch_size=self.extraction.batch_size,
             workers=self.extraction.workers,
         )
+
+    def folder(self, encoder: Encoder, modality: Modality) -> Path:
+        """Where `store` keeps an encoder's features."""
+        return self._folder(encoder.spec, encoder.fingerprint(modality), modality)
+
+    def _folder(self, spec: str, fingerprint: Fingerprint, modality: Modality) -> Path:
+        kind, colon, _ = spec.partition(":")
+        # A spec that names a folder doesn't say what is in it: a model fitted anew gets features of its own.
+        name = f"{kind}-{fingerprint.digest[:12]}" if colon else spec
+        return Path(self.features) / re.sub(r"[^A-Za-z0-9._@-]+", "-", name) / modality
+
+    def _backbone_store(self, encoder: AlignedEncoder, modality: Modality) -> FeatureStore:
+        recorded = encoder.backbones[modality]
+        folder = self._folder(recorded.spec, recorded.fingerprint, modality)
+        try:
+            # The backbone itself isn't needed where its features are stored already.
+            return FeatureStore.open(folder, expect=recorded.fingerprint, collection=self.manifest)
+        except FeatureError:
+            # Unfinished, damaged, or of the collection as it was: what is missing is extracted.
+            return self.store(encoder.backbone(modality), modality)
 
     def paired(self, encoders: Sequence[Encoder]) -> PairedFeatures:
         """The image and text features of dual encoders.
@@ -83,18 +100,3 @@ class Collection:
             FeatureSet([self.store(encoder, "image") for encoder in encoders]),
             FeatureSet([self.store(encoder, "text") for encoder in encoders]),
         )
-
-
-def load_encoders(specs: Sequence[str]) -> list[Encoder]:
-    """Loads each spec, as `load_encoder` does."""
-    return [load_encoder(spec) for spec in specs]
-
-
-def _folder_name(encoder: Encoder, modality: Modality) -> str:
-    kind, colon, _ = encoder.spec.partition(":")
-    # A spec that names a folder doesn't say what is in it: a model fitted anew gets features of its own.
-    return f"{kind}-{encoder.fingerprint(modality).digest[:12]}" if colon else _slug(encoder.spec)
-
-
-def _slug(spec: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._@-]+", "-", spec)

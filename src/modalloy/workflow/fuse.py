@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 
@@ -23,6 +23,7 @@ from modalloy.fusion import (
 )
 from modalloy.training.fusion import FusionTraining, fit_fuser
 from modalloy.workflow.features import Collection
+from modalloy.workflow.index import index
 
 Method = Literal[
     "mean of cosines",
@@ -34,6 +35,10 @@ Method = Literal[
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
 UNTRAINED = METHODS[:2]
+
+RANK_AVERAGE = "B1 (rank average)"
+# All that the results table compares besides the inputs.
+SYSTEMS: tuple[str, ...] = (*METHODS, RANK_AVERAGE)
 
 # Short names for the command line and for folders.
 SHORT_NAMES: dict[str, Method] = dict(
@@ -57,6 +62,33 @@ class FusionConfig:
     def __post_init__(self) -> None:
         if self.weighted_inputs not in ("best", "all"):
             raise ConfigError(f"weighted_inputs must be 'best' or 'all', got {self.weighted_inputs!r}.")
+        chosen_elsewhere = {
+            "towers.method": (self.towers.method, "hada"),
+            "towers.hidden": (self.towers.hidden, 0),
+            "towers.weighted_inputs": (self.towers.weighted_inputs, ()),
+            "first_stage.seed": (self.first_stage.seed, 0),
+            "second_stage.seed": (self.second_stage.seed, 0),
+        }
+        for name, (value, default) in chosen_elsewhere.items():
+            if value != default:
+                raise ConfigError(
+                    f"fusion.{name} can't be set, got {value!r}: the method, the seeds and fusion.weighted_inputs "
+                    "decide it."
+                )
+
+    @classmethod
+    def small(cls) -> Self:
+        """Settings for some thousand pairs and a processor: those of the demo.
+
+        >>> FusionConfig.small().towers.token_dim
+        64
+        """
+        return cls(
+            towers=TowerConfig(token_dim=64),
+            first_stage=FusionTraining(epochs=10, batch_size=128, learning_rate=1e-3, patience=10),
+            second_stage=FusionTraining(epochs=5, batch_size=128, learning_rate=3e-4, patience=5),
+            weighted_inputs="all",
+        )
 
 
 def validation_split(manifest_splits: Sequence[str]) -> str:
@@ -166,7 +198,7 @@ def fuse(
     config: FusionConfig | None = None,
     seed: int = 0,
 ) -> Alloy:
-    """Fuses dual encoders into an alloy, saved in `folder`; an interrupted training goes on.
+    """Fuses dual encoders into an alloy, saved in `folder` with galleries to search; an interrupted training goes on.
 
     Args:
         encoders: two or more frozen dual encoders.
@@ -184,4 +216,5 @@ def fuse(
     fits = FusionFit(encoders, collection, config or FusionConfig(), folder / "fits")
     alloy = Alloy(encoders, fits.fit(method, seed), method)
     alloy.save(folder)
+    index(alloy, collection, folder)
     return alloy

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from modalloy.encoders import Encoder
 from modalloy.evaluation import Ranks, ScoreFunction, recall_curve
+from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, SplitFeatures, TowerFuser
 from modalloy.fusion.hada import HadaTower
 from modalloy.report import AttentionExample, QueryExample, ReportContent, write_report
@@ -42,7 +42,7 @@ def write_run_report(run: "Run", report: Mapping[str, Any]) -> None:
         title=f"modalloy run {run.folder.name}",
         report=report,
         recall_curves={name: _curve(ranks[0]) for name, ranks in run.ranks.items()},
-        training=_training(run.folder),
+        training=_training(run),
         examples=_examples(run, report["best_input"]),
         attentions=_attentions(run),
         provenance=_provenance(run),
@@ -56,14 +56,16 @@ def _curve(ranks: Ranks) -> dict[str, Sequence[float]]:
     return {"image_to_text": curve.image_to_text, "text_to_image": curve.text_to_image}
 
 
-def _training(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The history of every fit, by its path in the run directory."""
+def _training(run: "Run") -> dict[str, list[dict[str, Any]]]:
+    """The history of every fit of this configuration; the folder may hold those of others, too."""
     curves = {}
-    for metrics in sorted(folder.glob("inputs/*/metrics.jsonl")):
-        curves[f"input {metrics.parent.name}"] = [json.loads(line) for line in metrics.read_text().splitlines()]
-    for record in sorted(folder.glob("fits/*/*/fit.json")):
-        name = f"{record.parent.parent.name}, {record.parent.name}"
-        curves[name] = json.loads(record.read_text())["history"]
+    for position, each in enumerate(run.config.inputs):
+        metrics = run.folder / "inputs" / str(position + 1) / "metrics.jsonl"
+        if each.encoder is None and metrics.exists():
+            curves[each.name] = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    for record in sorted(run.folder.glob("fits/*/*/fit.json")):
+        if record.parent.name in {f"seed-{seed}" for seed in run.config.seeds}:
+            curves[f"{record.parent.parent.name}, {record.parent.name}"] = read_json(record)["history"]
     return curves
 
 
@@ -139,7 +141,7 @@ def _attention(run: "Run", image: int, caption: int) -> AttentionExample:
             image_maps[each.name] = image_weights[1 : 1 + grid[0] * grid[1]].view(grid)
         words = encoder.token_texts(text)
         if words is not None:
-            word_weights[each.name] = list(zip(words, text_weights.tolist(), strict=False))
+            word_weights[each.name] = list(zip(words, text_weights.tolist(), strict=True))
     return AttentionExample(manifest.absolute(manifest[image_row]), text, image_maps, word_weights)
 
 

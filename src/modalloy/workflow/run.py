@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from modalloy import __version__
 from modalloy.encoders import Encoder, load_encoder
@@ -17,17 +16,21 @@ from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import DataError
 from modalloy.evaluation import Ranks, compare, rank_average, rank_queries
 from modalloy.files import read_json, write_json
-from modalloy.fusion import Alloy, FeatureSet, Fuser, SplitFeatures
-from modalloy.search import Searcher
+from modalloy.fusion import Alloy, Fuser, SplitFeatures
+from modalloy.search import GALLERY
+from modalloy.threads import set_threads
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import open_collection
 from modalloy.workflow.config import InputConfig, RunConfig, load_config, save_config
 from modalloy.workflow.features import Collection
-from modalloy.workflow.fuse import METHODS, UNTRAINED, FusionFit, Method
+from modalloy.workflow.fuse import METHODS, RANK_AVERAGE, UNTRAINED, FusionFit, Method, validation_split
+from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
 
-RANK_AVERAGE = "B1 (rank average)"
 DELIVERED: Method = "HADA stage 2"
+PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
+# Where things are and how fast they are made; the collection's contents enter the fingerprint themselves.
+_DECIDE_NOTHING = ("collection", "folder", "images", "extraction", "threads")
 REFERENCES: tuple[Method, Method] = ("HADA stage 2", "HADA stage 1")
 
 
@@ -69,21 +72,23 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Does every step that isn't done yet, and returns what `report.json` holds."""
+        self._settle_threads()
         save_config(self.config, self.folder / "config.yaml")
         fingerprint = self._fingerprint()
         path = self.folder / "report.json"
         if path.exists():
             report = read_json(path)
-            if report.get("fingerprint") == fingerprint:
-                return report
+            if report.get("fingerprint") == fingerprint and all((self.folder / name).exists() for name in PRODUCTS):
+                return report | {"folder": str(self.folder)}
+        self._require_splits()
         alloy = self._fit()
         with self._timed("index"):
-            self._index(alloy)
+            index(alloy, self.collection, self.folder)
         with self._timed("evaluate"):
             report = self.evaluate()
+        report |= {"folder": str(self.folder), "fingerprint": fingerprint, "seconds": self.seconds}
         with self._timed("report"):
             write_run_report(self, report)
-        report |= {"folder": str(self.folder), "fingerprint": fingerprint, "seconds": self.seconds}
         write_json(path, report)
         return report
 
@@ -91,11 +96,16 @@ class Run:
         """Writes `report.html` anew from the run's results.
 
         Raises:
-            DataError: the run isn't finished.
+            DataError: the run isn't finished, or its configuration or encoders have changed since.
         """
         report = read_json(self.folder / "report.json")
+        if report.get("fingerprint") != self._fingerprint():
+            raise DataError(
+                f"{self.folder} has changed since its report was made (configuration, collection, encoders or "
+                f"version); bring it up to date: modalloy run {self.folder / 'config.yaml'}"
+            )
         write_run_report(self, report)
-        return report
+        return report | {"folder": str(self.folder)}
 
     @cached_property
     def collection(self) -> Collection:
@@ -149,6 +159,29 @@ class Run:
         counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
         return {"test": counts, **comparison.to_dict()}
 
+    def _settle_threads(self) -> None:
+        """Sets the thread count: the configured one, else the one that the run began with, else PyTorch's.
+
+        It changes the last bits of a training, so an interrupted run goes on with its own.
+        """
+        path = self.folder / "threads.json"
+        threads = self.config.threads
+        if threads is None and path.exists():
+            threads = int(read_json(path)["threads"])
+        if threads is not None:
+            set_threads(threads)
+        write_json(path, {"threads": torch.get_num_threads()})
+
+    def _require_splits(self) -> None:
+        """Finds what would stop the run halfway before its work begins."""
+        counts = self.collection.manifest.counts()
+        for split in ("train", validation_split(list(counts)), "test"):
+            if not counts.get(split, {"captions": 0})["captions"]:
+                raise DataError(
+                    f"{self.config.collection} has no captioned image in {split!r}, which a run needs; "
+                    f"its counts are {counts}."
+                )
+
     def _fit(self) -> Alloy:
         """Fits every system and saves the alloy to search with."""
         fits = self.fits
@@ -167,12 +200,6 @@ class Run:
     def _seeds(self, method: str) -> tuple[int, ...]:
         return self.config.seeds[:1] if method in UNTRAINED else self.config.seeds
 
-    def _index(self, alloy: Alloy) -> None:
-        """Galleries of all pictures and all captions, by the alloy's retrieval vectors."""
-        features = self.fits.features
-        vectors = {side.modality: _vectors(alloy.fuser, side) for side in (features.image, features.text)}
-        Searcher.build(alloy, self.collection.manifest, vectors).save(self.folder / "gallery")
-
     def _encoder(self, position: int, each: InputConfig) -> Encoder:
         if each.encoder is not None:
             return load_encoder(each.encoder)
@@ -186,17 +213,26 @@ class Run:
 
     def _fingerprint(self) -> str:
         """SHA-256 of all that decides the report: the configuration, the collection and the encoders."""
-        specs = [spec for each in self.config.inputs for spec in (each.encoder, each.image, each.text) if spec]
-        encoders = {spec: load_encoder(spec) for spec in specs}
+        manifest = self.collection.manifest
+        config = {key: value for key, value in self.config.to_dict().items() if key not in _DECIDE_NOTHING}
+        # What an encoder is stands in its fingerprint; its spec may name a folder in several ways.
+        encoders = [
+            [load_encoder(spec) for spec in (each.encoder, each.image, each.text) if spec]
+            for each in self.config.inputs
+        ]
+        for each in config["inputs"]:
+            del each["encoder"], each["image"], each["text"]
         return sha256_of_settings(
             {
                 "version": __version__,
-                "config": self.config.to_dict(),
-                "collection": self.collection.manifest.fingerprint,
-                "encoders": {
-                    spec: [encoder.fingerprint(modality).digest for modality in encoder.modalities]
-                    for spec, encoder in encoders.items()
-                },
+                "config": config,
+                "collection": manifest.fingerprint,
+                "splits": [item.split for item in manifest],
+                "families": manifest.families.tolist(),
+                "encoders": [
+                    [encoder.fingerprint(modality).digest for encoder in each for modality in encoder.modalities]
+                    for each in encoders
+                ],
             }
         )
 
@@ -207,11 +243,3 @@ class Run:
             yield
         finally:
             self.seconds[step] = round(self.seconds.get(step, 0) + time.perf_counter() - start, 2)
-
-
-def _vectors(fuser: Fuser, features: FeatureSet) -> Tensor:
-    """The retrieval vectors of all items, NaN where an encoder rejected one."""
-    vectors = torch.full((len(features), fuser.dim), torch.nan)
-    rows = features.valid.nonzero().squeeze(1)
-    vectors[rows] = fuser.embed_rows(features, rows)
-    return vectors

@@ -1,0 +1,138 @@
+"""What all verbs have in common."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from modalloy.cli.main import INTERRUPTED, USER_MISTAKE, VERBS, main
+from modalloy.errors import ConfigError
+
+
+def mistake(capsys, *arguments: object) -> str:
+    """The one line on stderr of a command that must end as a user's mistake."""
+    assert main([str(each) for each in arguments]) == USER_MISTAKE
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.strip().splitlines()
+    assert line.startswith(f"modalloy {arguments[0]}: ")
+    return line
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_help_shows_an_example_and_the_common_options(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb.name, "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Example: {verb.example}" in text
+    assert "--json" in text and "--threads" in text
+    # Neither a class nor a function of ours is a type that a user knows.
+    assert "<function" not in text and "<class" not in text
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_the_example_is_a_command_that_parses(verb, monkeypatch, capsys):
+    monkeypatch.setattr(type(verb), "execute", lambda *_: {})
+    monkeypatch.setattr(type(verb), "show", lambda *_: print("shown"))
+    monkeypatch.setattr(type(verb), "exit_code", lambda *_: 0)
+    program, *arguments = shlex.split(verb.example)
+    assert program == "modalloy" and main(arguments) == 0
+    assert capsys.readouterr().out in ("shown\n", "{}\n")
+
+
+def test_help_lists_every_verb(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for verb in VERBS:
+        assert verb.summary in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope"], "nope"),
+        ([], "verb"),
+        (["doctor"], "path"),
+        (["doctor", "demo", "--bogus"], "bogus"),
+        (["search", "run", "words", "-k", "many"], "many"),
+        (["search", "run", "words", "--target", "sound"], "sound"),
+        (["fuse", "a", "b", "--collection", "demo", "--out", "x", "--method", "magic"], "magic"),
+        (["align", "a", "b", "--collection", "demo", "--out", "x", "--align.epochs", "few"], "few"),
+        # Abbreviations would change their meaning with each new option.
+        (["doctor", "demo", "--thr", "1"], "--thr"),
+    ],
+)
+def test_a_command_that_cannot_be_parsed_ends_with_2(arguments, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == USER_MISTAKE
+    out, err = capsys.readouterr()
+    assert out == "" and said in err and "Traceback" not in err
+
+
+def test_an_impossible_setting_is_one_line(capsys, tmp_path):
+    command = ("align", "efficientnet-lite0", "minilm", "--collection", "demo", "--out", tmp_path / "x")
+    assert "epochs must be at least 1, got 0" in mistake(capsys, *command, "--align.epochs", "0")
+    assert "threads must be at least 1, got 0" in mistake(capsys, "doctor", "demo", "--threads", "0")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(capsys, tmp_path, tiny_collection):
+    (tmp_path / "file").touch()
+    command = ("extract", "subwords", "--collection", tiny_collection, "--features", tmp_path / "file")
+    assert main([str(each) for each in command]) == USER_MISTAKE
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("modalloy extract: ") and str(tmp_path / "file") in last
+
+
+def test_an_error_of_several_lines_is_joined(capsys, monkeypatch):
+    def fail(*_):
+        raise ConfigError("first\n  second")
+
+    monkeypatch.setattr("modalloy.cli.doctor.Doctor.execute", fail)
+    assert mistake(capsys, "doctor", "demo") == "modalloy doctor: first second"
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("modalloy.cli.doctor.Doctor.execute", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor", "demo"])
+
+
+def test_an_interrupted_command_says_that_it_goes_on(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modalloy.cli.run.Run.execute", interrupt)
+    assert main(["run", "any.yaml"]) == INTERRUPTED == 130
+    out, err = capsys.readouterr()
+    assert out == "" and "the same command goes on" in err
+
+
+def test_threads_are_set(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("modalloy.cli.main.set_threads", asked.append)
+    monkeypatch.setattr("modalloy.cli.doctor.Doctor.execute", lambda *_: {"checked": [], "problems": []})
+    assert main(["doctor", "demo", "--threads", "3"]) == main(["doctor", "demo"]) == 0
+    assert asked == [3, None]
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "modalloy", "search", "runs/nowhere", "cats", "--threads", "0", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (USER_MISTAKE, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("modalloy search: threads must be at least 1")
+
+
+def test_json_is_one_document(capsys, monkeypatch):
+    monkeypatch.setattr("modalloy.cli.doctor.Doctor.execute", lambda *_: {"checked": ["é"], "problems": []})
+    assert main(["doctor", "demo", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"checked": ["é"], "problems": []} and "é" in out

@@ -1,0 +1,105 @@
+import json
+
+import pytest
+from PIL import Image
+
+from modalloy.cli.main import USER_MISTAKE, main
+from modalloy.search import Hit, Searcher
+
+
+def answer(capsys, *arguments):
+    assert main(["search", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def mistake(capsys, *arguments):
+    assert main(["search", *map(str, arguments)]) == USER_MISTAKE
+    out, err = capsys.readouterr()
+    (line,) = err.strip().splitlines()
+    assert out == "" and line.startswith("modalloy search: ")
+    return line
+
+
+@pytest.fixture
+def picture(tiny_manifest):
+    return tiny_manifest.absolute(tiny_manifest[0])
+
+
+def test_pictures_by_words(capsys, finished_run, tiny_manifest):
+    found = answer(capsys, finished_run, "a red telephone", "-k", 3)
+    assert found["query"] == "a red telephone" and len(found["hits"]) == 3
+    scores = [hit["score"] for hit in found["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    by_id = {item.id: item for item in tiny_manifest}
+    for hit in found["hits"]:
+        item = by_id[hit["id"]]
+        assert hit["path"] == str(tiny_manifest.absolute(item)) and hit["caption"] == item.captions[0]
+
+
+def test_captions_by_a_picture(capsys, finished_run, picture, tiny_manifest):
+    hits = answer(capsys, finished_run, "--image", picture, "--target", "text", "-k", 4)["hits"]
+    assert len(hits) == 4 and all(hit["id"] in tiny_manifest.caption_ids for hit in hits)
+    captions = dict(zip(tiny_manifest.caption_ids, tiny_manifest.captions, strict=True))
+    assert all(hit["caption"] == captions[hit["id"]] for hit in hits)
+
+
+def test_a_picture_finds_itself(capsys, finished_run, picture, tiny_manifest):
+    found = answer(capsys, finished_run, "--image", picture)
+    assert found["query"] == str(picture) and len(found["hits"]) == 5
+    assert found["hits"][0]["id"] == tiny_manifest[0].id
+    assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_captions_by_words(capsys, finished_run, tiny_manifest):
+    (hit,) = answer(capsys, finished_run, tiny_manifest.captions[0], "--target", "text", "-k", 1)["hits"]
+    assert hit["caption"] == tiny_manifest.captions[0] and hit["score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_people_get_a_table_with_whole_paths(capsys, finished_run, monkeypatch):
+    path = "/pictures/" + "/".join(f"a long folder name {number}" for number in range(12)) + "/cat.jpg"
+    hits = [Hit("a", 0.5, path, "a cat [bold]with[/x] markup"), Hit("b", 0.25, None, None)]
+    monkeypatch.setattr(Searcher, "by_text", lambda *_: hits)
+    assert main(["search", str(finished_run), "[/b] cats"]) == 0
+    out = capsys.readouterr().out
+    cells = [line.split("│")[-2].strip() for line in out.splitlines() if "│" in line]
+    assert path.replace(" ", "") in "".join(cells).replace(" ", "")
+    assert "a cat [bold]with[/x] markup" in out and "[/b] cats" in out and "0.500" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["words", "-k", "0"], "k must be at least 1, got 0"),
+        ([""], "at least one visible character"),
+        (["  "], "at least one visible character"),
+        ([], "give exactly one of them"),
+        (["words", "--image", "x.png"], "give exactly one of them"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_mistakes_in_the_query(capsys, finished_run, arguments, said):
+    assert said in mistake(capsys, finished_run, *arguments)
+
+
+def test_an_unreadable_picture_is_named(capsys, finished_run, picture, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert "bad.png" in mistake(capsys, finished_run, "--image", tmp_path / "bad.png")
+    Image.open(picture).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-200])
+    assert "cut.png" in mistake(capsys, finished_run, "--image", tmp_path / "cut.png")
+
+
+def test_a_missing_run_is_named(capsys, tmp_path, finished_run):
+    assert f"{tmp_path / 'nowhere'} holds no gallery" in mistake(capsys, tmp_path / "nowhere", "words")
+    assert "modalloy run" in mistake(capsys, finished_run / "inputs" / "1", "words")
+
+
+def test_another_models_weights_are_refused(capsys, run_copy):
+    weights = run_copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert "model.safetensors" in mistake(capsys, run_copy, "words")
+
+
+def test_a_checkpoint_that_is_not_ours_is_refused(capsys, run_copy):
+    (run_copy / "config.json").write_text('{"model_type": "clip"}')
+    assert "config.json" in mistake(capsys, run_copy, "words")

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from modalloy import AlignedEncoder, Collection, align_backbones
+from modalloy.errors import ConfigError
+from modalloy.training.align import AlignConfig
+
+TINY = AlignConfig(epochs=1, dim=8, batch_size=8)
+
+
+@pytest.fixture
+def collection(run_copy, tiny_manifest):
+    return Collection(tiny_manifest, run_copy / "features")
+
+
+def test_the_result_encodes_new_items_and_is_saved(collection, tmp_path):
+    encoder = align_backbones("vit-s14-focus@56", "minilm", collection, tmp_path / "made", TINY)
+    assert encoder.name == "vit-s14-focus@56 + minilm"
+    loaded = AlignedEncoder.from_pretrained(tmp_path / "made")
+    texts = ["a red telephone", "two dogs"]
+    vectors = encoder.encode_texts(texts).embedding
+    assert tuple(vectors.shape) == (2, 8) and torch.equal(loaded.encode_texts(texts).embedding, vectors)
+
+
+def test_a_finished_one_is_loaded_under_the_name_asked_for(collection, run_copy, monkeypatch):
+    from modalloy.workflow.run import Run
+
+    config = Run.open(run_copy).config.inputs[0]
+    monkeypatch.setattr("modalloy.training.align.fit", None)
+    encoder = align_backbones(
+        "efficientnet-lite0@64", "minilm", collection, run_copy / "inputs" / "1", config.align, name="another name"
+    )
+    assert encoder.name == "another name" and encoder.dim("image") == config.align.dim
+
+
+@pytest.mark.parametrize(("image", "text"), [("minilm", "subwords"), ("efficientnet-lite0@64", "vit-s14-focus@56")])
+def test_backbones_of_the_wrong_modality_are_refused(collection, tmp_path, image, text):
+    with pytest.raises(ConfigError, match=r"encodes (image|text), not|The (image|text) store"):
+        align_backbones(image, text, collection, tmp_path / "made", TINY)
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_unknown_backbone_is_refused_before_the_work(collection, tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'minilm'"):
+        align_backbones("efficientnet-lite0@64", "minilmm", collection, tmp_path / "made", TINY)

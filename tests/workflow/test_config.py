@@ -1,0 +1,144 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modalloy.errors import ConfigError
+from modalloy.training.align import AlignConfig
+from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, load_config, save_config
+from modalloy.workflow.fuse import SYSTEMS, FusionConfig
+
+MINIMAL = """
+collection: pictures
+folder: runs/x
+inputs:
+  - {name: a, encoder: "hacan:a"}
+  - {name: b, image: efficientnet-lite0, text: minilm}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, overrides=None):
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return load_config(path, overrides)
+
+    return load
+
+
+def test_what_the_file_leaves_out_has_its_default(load):
+    config = load(MINIMAL)
+    assert config == RunConfig(
+        collection="pictures",
+        folder="runs/x",
+        inputs=(InputConfig("a", encoder="hacan:a"), InputConfig("b", image="efficientnet-lite0", text="minilm")),
+    )
+    assert config.inputs[1].align == AlignConfig()
+
+
+def test_a_saved_configuration_is_read_back(load, tmp_path):
+    text = MINIMAL + "seeds: [4, 7]\nthreads: 2\nfusion:\n  first_stage: {epochs: 3}\n  towers: {output_dim: 5}\n"
+    config = load(text)
+    assert (config.seeds, config.threads, config.fusion.first_stage.epochs) == ((4, 7), 2, 3)
+    save_config(config, tmp_path / "saved.yaml")
+    # Paths are saved whole, so that the run can be gone on with from another folder.
+    assert load_config(tmp_path / "saved.yaml") == replace(config, collection=str(Path.cwd() / "pictures"))
+
+
+def test_the_demo_configuration_is_whole():
+    config = load_config(DEMO_CONFIG)
+    assert config.collection == "demo" and len(config.inputs) == 2 and len(config.seeds) > 1
+    assert config.fusion == FusionConfig.small()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("towers.method", "concat-linear"), ("towers.hidden", 3), ("first_stage.seed", 1), ("second_stage.seed", 2)],
+)
+def test_what_the_run_decides_itself_is_refused(load, option, value):
+    with pytest.raises(ConfigError, match=f"fusion.{option} can't be set"):
+        load(MINIMAL, {f"fusion.{option}": value})
+
+
+def test_overrides_replace_what_the_file_says(load):
+    config = load(MINIMAL, {"folder": "other", "fusion.second_stage.epochs": 9, "seeds": [5]})
+    assert (config.folder, config.fusion.second_stage.epochs, config.seeds) == ("other", 9, (5,))
+    # What stands beside the overridden key stays.
+    assert config.fusion.second_stage == replace(load(MINIMAL).fusion.second_stage, epochs=9)
+
+
+@pytest.mark.parametrize("key", ["folder.name", "inputs.0.name", "seeds.first"])
+def test_an_override_through_a_plain_value_is_refused(load, key):
+    with pytest.raises(ConfigError, match=f"{key!r} goes through '{key.split('.')[0]}'"):
+        load(MINIMAL + "seeds: [1]", {key: "x"})
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("bogus: 1", "bogus"),
+        ("fusion: {first_stage: {epoch: 3}}", "epoch"),
+        ("fusion: {first_stage: {epochs: 2.5}}", "epochs"),
+        ("fusion: {first_stage: {epochs: 0}}", "epochs must be at least 1"),
+        ("fusion: {towers: {method: magic}}", "magic"),
+        ("fusion: {weighted_inputs: none}", "weighted_inputs"),
+        ("seeds: 3", "seeds"),
+        ("seeds: []", "one or more different seeds"),
+        ("seeds: [1, 1]", "one or more different seeds"),
+        ("seeds: [-1]", "one or more different seeds"),
+        ("threads: 0", "threads must be at least 1"),
+        ("extraction: {batch_size: many}", "batch_size"),
+        ("images: [1]", "images"),
+    ],
+)
+def test_unknown_keys_and_impossible_values_are_refused(load, tmp_path, more, said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+        load(MINIMAL + more)
+    assert str(error.value).startswith(f"{tmp_path / 'run.yaml'}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ("[]", "at least 2 inputs"),
+        ('[{name: a, encoder: "hacan:a"}]', "at least 2 inputs"),
+        ('[{name: a, encoder: "hacan:a"}, {name: a, encoder: "hacan:b"}]', "different names"),
+        ('[{name: a, encoder: x}, {name: " ", encoder: y}]', "a blank one"),
+        ("[{name: a, encoder: x}, {name: b}]", "'b' needs either `encoder`"),
+        ("[{name: a, encoder: x}, {name: b, image: y}]", "'b' needs either `encoder`"),
+        ("[{name: a, encoder: x}, {name: b, encoder: y, image: z}]", "'b' needs either `encoder`"),
+        ("[{name: a, encoder: x}, {name: b, encoder: y, image: z, text: w}]", "'b' needs either `encoder`"),
+        ("[{encoder: x}, {name: b, encoder: y}]", "name"),
+        ("[{name: a, encoder: x}, {name: b, image: y, text: z, align: {epochs: 0}}]", "epochs must be at least 1"),
+    ],
+)
+def test_impossible_inputs_are_refused(load, inputs, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load(f"collection: c\nfolder: f\ninputs: {inputs}")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_an_input_may_not_be_called_like_a_fused_system(load, name):
+    with pytest.raises(ConfigError, match="is a fused system's"):
+        load(f'collection: c\nfolder: f\ninputs: [{{name: "{name}", encoder: x}}, {{name: b, encoder: y}}]')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [1", "isn't YAML"), ("- 1", "must hold keys and values, got list"), ("", "got NoneType"), ("x", "got str")],
+)
+def test_what_is_no_mapping_is_refused(load, text, said):
+    with pytest.raises(ConfigError, match=said):
+        load(text)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml can't be read \(No such file"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"folder: caf\xe9")
+    with pytest.raises(ConfigError, match="isn't YAML"):
+        load_config(tmp_path / "latin.yaml")

@@ -1,0 +1,119 @@
+import json
+import os
+import shutil
+
+import pytest
+from tiny_run import TRUNCATED
+
+from modalloy.errors import DataError
+from modalloy.workflow.doctor import examine
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_last_byte(path):
+    """Damage that leaves the size as it was."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_a_whole_run_has_no_problems(finished_run):
+    found = examine(finished_run)
+    assert found["problems"] == []
+    checked = " ".join(found["checked"])
+    assert all(part in checked for part in ("inputs/1", "inputs/2", "features/hacan-", "alloy:", "gallery"))
+
+
+def test_the_demo_has_no_problems():
+    assert examine("demo")["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("features/minilm/text/shard-*", flip_last_byte),
+        ("features/hacan-*/image/shard-*", truncate),
+        ("model.safetensors", flip_last_byte),
+        ("inputs/1/model.safetensors", truncate),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(run_copy, pattern, damage):
+    damaged = next(iter(sorted(run_copy.glob(pattern))))
+    damage(damaged)
+    problems = examine(run_copy)["problems"]
+    assert problems and all("\n" not in problem for problem in problems)
+    # Features that others are derived from are named by way of these: features/x/../minilm.
+    assert any(str(damaged) in os.path.normpath(word.strip(";:.")) for problem in problems for word in problem.split())
+    assert len(set(problems)) == len(problems)
+
+
+def test_a_damaged_gallery_is_named(run_copy):
+    flip_last_byte(run_copy / "gallery" / "text" / "vectors.safetensors")
+    (problem,) = examine(run_copy)["problems"]
+    assert "gallery" in problem and "damaged" in problem
+
+
+def test_an_unfinished_run_is_named(run_copy):
+    (run_copy / "report.json").unlink()
+    shutil.rmtree(run_copy / "inputs" / "2")
+    problems = " ".join(examine(run_copy)["problems"])
+    assert "isn't finished (no report.json)" in problems and "inputs/2" in problems
+
+
+def test_features_that_no_input_reads_do_not_matter(run_copy):
+    stale = shutil.copytree(run_copy / "features" / "minilm", run_copy / "features" / "hacan-0123")
+    truncate(stale / "text" / "shard-00000.safetensors")
+    assert examine(run_copy)["problems"] == []
+
+
+def test_a_feature_folder_is_checked_alone_or_with_others(run_copy):
+    folder = run_copy / "features" / "minilm" / "text"
+    assert examine(folder) == {"checked": [f"features in {folder}"], "problems": []}
+    flip_last_byte(folder / "shard-00000.safetensors")
+    (problem,) = examine(folder)["problems"]
+    assert "shard-00000.safetensors doesn't match its checksum" in problem
+    everything = examine(run_copy / "features")
+    stores = sorted(manifest.parent for manifest in (run_copy / "features").glob("*/*/manifest.json"))
+    assert sorted(everything["checked"]) == [f"features in {store}" for store in stores]
+    assert problem in everything["problems"]
+
+
+@pytest.mark.parametrize("part", ["inputs/1", "."])
+def test_a_model_alone_is_checked(run_copy, part):
+    folder = run_copy / part
+    (folder / "config.yaml").unlink(missing_ok=True)
+    assert examine(folder)["problems"] == []
+    (folder / "model.safetensors").unlink()
+    (problem,) = examine(folder)["problems"]
+    assert str(folder.resolve()) in problem
+
+
+def test_a_checkpoint_that_is_not_ours_is_named(run_copy):
+    (run_copy / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    (problem,) = [each for each in examine(run_copy)["problems"] if each.startswith("encoder")]
+    assert "modalloy-alloy-1" in problem
+
+
+def test_what_is_wrong_with_a_collection_is_listed(tiny_collection, tmp_path):
+    folder = shutil.copytree(tiny_collection, tmp_path / "collection")
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    train, test = rows[0], rows[-1]
+    assert (train["split"], test["split"]) == ("train", "test")
+    shutil.copy(folder / train["path"], folder / "images" / "twin.webp")
+    rows.append({"id": "twin", "path": "images/twin.webp", "split": "test", "captions": ["a twin", " "]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / test["path"]).unlink()
+    problems = examine(folder)["problems"]
+    expected = ["left out: garbage: ", "left out: twin: caption 2 of 2 is blank", f"left out: {test['id']}: "]
+    expected += [f"error: {name}: " for name in TRUNCATED]
+    for start in expected:
+        assert any(problem.startswith(start) for problem in problems), start
+    assert any("the same picture is in another split too" in problem for problem in problems)
+
+
+def test_a_path_that_is_nothing_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="isn't there"):
+        examine(tmp_path / "nowhere")

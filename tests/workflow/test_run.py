@@ -1,0 +1,321 @@
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import IMAGES, SETTINGS, TRUNCATED, write_config
+
+from modalloy import Alloy, Searcher
+from modalloy.data import Manifest, demo_manifest
+from modalloy.errors import DataError
+from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
+from modalloy.files import read_json
+from modalloy.fusion import FeatureSet, TowerConfig, TowerFuser, input_shapes
+from modalloy.search import Gallery
+from modalloy.training import trainer
+from modalloy.workflow.config import InputConfig, load_config, save_config
+from modalloy.workflow.run import Run
+
+# Its package has a function of the same name.
+EXTRACTION = import_module("modalloy.features.extract")
+NAMES = [
+    *(each["name"] for each in SETTINGS["inputs"]),
+    "mean of cosines",
+    "validation-tuned weighted cosine",
+    "B1 (rank average)",
+    "B2 (concat-linear)",
+    "B2 (as many parameters as HADA)",
+    "HADA stage 1",
+    "HADA stage 2",
+]
+
+
+def results(report):
+    """A report without what may differ between equal runs."""
+    return {key: value for key, value in report.items() if key not in ("seconds", "folder")}
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Makes extraction of an item and training of an epoch fail, so that only what is stored can be used."""
+
+    def fail(*_, **__):
+        raise AssertionError("a reused run must not do this again")
+
+    monkeypatch.setattr(EXTRACTION, "_fill", fail)
+    monkeypatch.setattr(trainer.Trainer, "fit", fail)
+
+
+class TestReport:
+    def test_it_has_the_promised_form(self, finished_run):
+        report = read_json(finished_run / "report.json")
+        assert list(report["systems"]) == NAMES
+        # A truncated test picture counts for nothing.
+        assert report["test"]["images"] == IMAGES["test"]
+        captions = sum(len(item.captions) for item in demo_manifest().split("test")[: IMAGES["test"]])
+        assert report["test"]["captions"] == captions
+        for system in report["systems"].values():
+            recalls = [system[side][f"R@{k}"] for side in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+            assert all(0 <= recall <= 100 for recall in recalls)
+            assert system["rsum"] == pytest.approx(sum(recalls))
+            assert system["low"] <= system["rsum"] <= system["high"]
+        assert set(report["seconds"]) == {"extract", "align", "fuse", "index", "evaluate", "report"}
+        assert all(seconds >= 0 for seconds in report["seconds"].values())
+
+    def test_both_stages_of_hada_are_compared_with_every_other_system(self, finished_run):
+        report = read_json(finished_run / "report.json")
+        pairs = [(each["a"], each["b"]) for each in report["differences"]]
+        stages = ("HADA stage 2", "HADA stage 1")
+        others = [name for name in NAMES if name not in stages]
+        # Each pair stands once.
+        expected = [*((a, b) for a in stages for b in others), stages]
+        assert sorted(pairs) == sorted(expected)
+        for each in report["differences"]:
+            systems = report["systems"]
+            assert each["rsum"] == pytest.approx(systems[each["a"]]["rsum"] - systems[each["b"]]["rsum"])
+            assert each["low"] <= each["rsum"] <= each["high"]
+
+    def test_only_trained_fusions_have_a_run_per_seed(self, finished_run):
+        systems = read_json(finished_run / "report.json")["systems"]
+        seeds = {name: system["seeds"] for name, system in systems.items()}
+        assert seeds == {name: 2 if name.startswith(("B2", "HADA")) else 1 for name in NAMES}
+
+    def test_the_page_needs_no_other_file(self, finished_run):
+        links = []
+
+        class Links(HTMLParser):
+            def handle_starttag(self, tag, attributes):
+                links.extend(value for name, value in attributes if name in ("src", "href", "srcset"))
+
+        page = (finished_run / "report.html").read_text()
+        Links().feed(page)
+        assert links and all(link.startswith(("data:", "#")) for link in links)
+        assert not re.search(r"url\((?!['\"]?(data:|#))", page)
+        for name in NAMES:
+            assert name in page
+
+
+class TestReuse:
+    def test_a_second_run_gives_the_same_without_work(self, finished_run, no_work):
+        before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*.*")}
+        report = Run.open(finished_run).execute()
+        assert report == read_json(finished_run / "report.json")
+        changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+        assert changed <= {"config.yaml", "threads.json"}
+
+    def test_a_moved_run_is_reused_as_it_is(self, finished_run, run_copy, no_work):
+        report = Run.open(run_copy).execute()
+        assert results(report) == results(read_json(finished_run / "report.json"))
+        assert report["folder"] == str(run_copy)
+
+    def test_deleted_products_are_made_again_of_the_same_features_and_fits(self, finished_run, run_copy, no_work):
+        for name in ("report.html", "model.safetensors"):
+            (run_copy / name).unlink()
+        report = Run.open(run_copy).execute()
+        assert results(report) == results(read_json(finished_run / "report.json"))
+        for name in ("report.html", "model.safetensors"):
+            assert (run_copy / name).exists()
+
+    def test_a_changed_training_is_fitted_again_on_the_same_features(self, run_copy, monkeypatch):
+        extracted, fitted = [], []
+        fit = trainer.Trainer.fit
+        monkeypatch.setattr(EXTRACTION, "_fill", lambda *_, **__: extracted.append(1))
+        monkeypatch.setattr(trainer.Trainer, "fit", lambda *args, **kw: (fitted.append(1), fit(*args, **kw)))
+        before = read_json(run_copy / "report.json")
+        config = Run.open(run_copy).config
+        fusion = replace(config.fusion, second_stage=replace(config.fusion.second_stage, learning_rate=0.05))
+        after = Run(replace(config, fusion=fusion, seeds=(0,))).execute()
+        # HADA and the two B2, whose first stages stay.
+        assert (len(extracted), len(fitted)) == (0, 3)
+        assert after["fingerprint"] != before["fingerprint"]
+        stays = [name for name in NAMES if after["systems"][name]["seeds"] == before["systems"][name]["seeds"]]
+        assert all(
+            after["systems"][name] | {"headroom": 0} == before["systems"][name] | {"headroom": 0} for name in stays
+        )
+        assert Run.open(run_copy).config.fusion.second_stage.learning_rate == 0.05
+
+    def test_an_item_moved_to_another_split_counts(self, run_copy, tiny_manifest, tmp_path):
+        items = list(tiny_manifest)
+        last = max(row for row, item in enumerate(items) if item.split == "test")
+        items[last] = replace(items[last], split="val")
+        moved = Manifest(tiny_manifest.root, tuple(items))
+        moved.save(tmp_path / "manifest.jsonl")
+        assert moved.fingerprint == tiny_manifest.fingerprint
+        run = Run(replace(Run.open(run_copy).config, collection=str(tmp_path / "manifest.jsonl")))
+        assert run._fingerprint() != read_json(run_copy / "report.json")["fingerprint"]
+
+    def test_paths_may_be_relative_or_whole(self, run_copy, monkeypatch):
+        """A saved configuration has whole paths, and must still be that of the same run."""
+        monkeypatch.chdir(run_copy)
+        config = Run.open(run_copy).config
+        inputs = tuple(InputConfig(f"input {number}", encoder=f"hacan:inputs/{number}") for number in (1, 2))
+        relative = Run(replace(config, inputs=inputs))
+        save_config(relative.config, run_copy / "config.yaml")
+        whole = Run.open(run_copy)
+        assert whole.config.inputs[0].encoder == f"hacan:{run_copy}/inputs/1"
+        assert whole._fingerprint() == relative._fingerprint()
+        other = replace(config, inputs=(inputs[0], replace(inputs[0], name="input 2")))
+        assert Run(other)._fingerprint() != relative._fingerprint()
+
+    def test_it_keeps_the_thread_count_that_it_began_with(self, run_copy, no_work, monkeypatch):
+        # The count changes the last bits of a training, and the cores that are idle change from start to start.
+        asked = []
+        monkeypatch.setattr("modalloy.workflow.run.set_threads", asked.append)
+        began_with = read_json(run_copy / "threads.json")["threads"]
+        run = Run.open(run_copy)
+        run.execute()
+        Run(replace(run.config, threads=7)).execute()
+        assert asked == [began_with, 7]
+
+    def test_the_configuration_written_is_the_one_that_ran(self, finished_run):
+        assert load_config(finished_run / "config.yaml") == load_config(finished_run.with_suffix(".yaml"))
+
+
+class TestRejects:
+    def test_damaged_pictures_are_listed(self, finished_run):
+        rejects = finished_run / "features" / "vit-s14-focus@56" / "image" / "rejects.jsonl"
+        listed = {json.loads(line)["id"]: json.loads(line)["reason"] for line in rejects.read_text().splitlines()}
+        assert set(listed) == set(TRUNCATED)
+        assert all("truncated" in reason for reason in listed.values())
+
+    def test_no_row_is_shifted_and_no_damaged_picture_is_found(self, finished_run, tiny_manifest):
+        gallery = Gallery.load(finished_run / "gallery" / "image")
+        assert [entry.id for entry in gallery.entries] == tiny_manifest.image_ids
+        found = dict(zip(tiny_manifest.image_ids, gallery.searchable.tolist(), strict=True))
+        assert {id for id, searchable in found.items() if not searchable} == set(TRUNCATED)
+        hits = gallery.search(gallery.vectors[-1:], k=len(gallery))[0]
+        assert len(hits) == len(gallery) - len(TRUNCATED) and hits[0].id == gallery.entries[-1].id
+
+
+class TestAlloy:
+    def test_new_items_get_the_vectors_of_the_gallery(self, finished_run, tiny_manifest):
+        alloy = Alloy.from_pretrained(finished_run)
+        rows = [0, 4, 20, len(tiny_manifest) - 1]
+        assert not {tiny_manifest[row].id for row in rows} & set(TRUNCATED)
+        images = Gallery.load(finished_run / "gallery" / "image").vectors[rows]
+        fresh = alloy.encode_images([tiny_manifest.absolute(tiny_manifest[row]) for row in rows]).embedding
+        assert torch.allclose(fresh, images, atol=1e-4)
+        captions = Gallery.load(finished_run / "gallery" / "text").vectors[:20]
+        fresh = alloy.encode_texts(tiny_manifest.captions[:20]).embedding
+        assert torch.allclose(fresh, captions, atol=1e-4)
+
+    def test_stored_tokens_of_half_precision_are_precise_enough(self, finished_run, tiny_manifest):
+        # A random start lets the tokens decide; the identity leaves most of the vector to the embeddings.
+        run = Run.open(finished_run)
+        paired = run.collection.paired(run.encoders)
+        torch.manual_seed(0)
+        fuser = TowerFuser(TowerConfig(token_dim=8, start="random"), input_shapes(paired.image, paired.text))
+        alloy = Alloy(run.encoders, fuser)
+        rows = torch.arange(10)
+        stored = fuser.embed_rows(paired.text, rows)
+        assert torch.allclose(alloy.encode_texts(tiny_manifest.captions[:10]).embedding, stored, atol=1e-3)
+        features: FeatureSet = paired.image
+        rows = features.valid.nonzero().squeeze(1)[:4]
+        paths = [tiny_manifest.absolute(tiny_manifest[row]) for row in rows.tolist()]
+        assert torch.allclose(alloy.encode_images(paths).embedding, fuser.embed_rows(features, rows), atol=1e-3)
+
+    def test_it_scores_as_the_report_says(self, finished_run):
+        """The delivered alloy's RSum, from the galleries' vectors alone, is that of one seed of HADA stage 2."""
+        run = Run.open(finished_run)
+        test = run.test
+        images, texts = (Gallery.load(finished_run / "gallery" / side).vectors for side in ("image", "text"))
+        scores = EmbeddingScores(images[test.image_rows], texts[test.caption_rows])
+        rsum = metrics(rank_queries(scores, test.caption_image)).rsum
+        system = read_json(finished_run / "report.json")["systems"]["HADA stage 2"]
+        # Of two seeds the mean is rsum ± the spread (their standard deviation) / sqrt(2).
+        assert abs(rsum - system["rsum"]) == pytest.approx(system["spread"] / math.sqrt(2), abs=1e-6)
+
+    def test_a_moved_run_is_loaded_and_searched(self, finished_run, run_copy, tiny_manifest):
+        alloy = Alloy.from_pretrained(run_copy)
+        assert all(str(run_copy) in encoder.spec for encoder in alloy.encoders)
+        query = tiny_manifest.captions[0]
+        before = Searcher.open(finished_run / "gallery").by_text(query, k=3)
+        assert Searcher.open(run_copy / "gallery").by_text(query, k=3) == before
+
+
+class TestMistakes:
+    def test_a_folder_without_configuration_is_no_run(self, tmp_path):
+        with pytest.raises(DataError, match=r"no run directory \(no config.yaml\)"):
+            Run.open(tmp_path)
+
+    @pytest.mark.parametrize("split", ["train", "tune", "test"])
+    def test_a_missing_split_is_found_before_the_work(self, tmp_path, tiny_manifest, no_work, split):
+        left = tuple(item for item in tiny_manifest if item.split not in (split, "val"))
+        Manifest(tiny_manifest.root, left).save(tmp_path / "manifest.jsonl")
+        config = write_config(tmp_path / "manifest.jsonl", tmp_path / "run", tmp_path / "run.yaml")
+        with pytest.raises(DataError, match=f"no captioned image in '{'val' if split == 'tune' else split}'"):
+            Run(config).execute()
+
+    def test_an_unfinished_run_has_no_report(self, run_copy):
+        (run_copy / "report.json").unlink()
+        with pytest.raises(DataError, match=r"report\.json doesn't exist"):
+            Run.open(run_copy).write_report()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_interrupted_at_every_so_many_writes_it_ends_the_same(finished_run, tiny_collection, tmp_path, monkeypatch):
+    writes, replace_file = 0, os.replace
+
+    def write(*arguments):
+        nonlocal writes
+        writes += 1
+        if writes % 53 == 0:
+            raise Killed
+        replace_file(*arguments)
+
+    monkeypatch.setattr("modalloy.files.os.replace", write)
+    config = write_config(tiny_collection, tmp_path / "run", tmp_path / "run.yaml")
+    kills = 0
+    while True:
+        try:
+            report = Run(config).execute()
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 2
+    assert results(report) == results(read_json(finished_run / "report.json"))
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_and_ends_the_same(finished_run, tiny_collection, tmp_path):
+    """kill -9 while extracting, while aligning and while HADA trains; each time the same command goes on."""
+    folder = tmp_path / "run"
+    config = write_config(tiny_collection, folder, tmp_path / "run.yaml")
+    command = [sys.executable, "-m", "modalloy", "run", str(tmp_path / "run.yaml"), "--threads", "1"]
+    for moment in (
+        "features/vit-s14-focus@56/image",
+        "inputs/2/checkpoints/*",
+        "fits/hada-stage-1/seed-0/checkpoints/*",
+    ):
+        kill_at(command, folder, moment)
+    assert not (folder / "report.json").exists()
+    report = Run(config).execute()
+    assert results(report) == results(read_json(finished_run / "report.json"))
+    assert (folder / "report.html").exists()
+
+
+def kill_at(command: list[str], folder: Path, pattern: str) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob(pattern)):
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline, f"{pattern} didn't appear"
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
