@@ -77,3 +77,8 @@ def test_an_interrupted_one_goes_on(bases, both, tmp_path, files_in):
 def test_wrong_shapes_are_refused(bases, both, tmp_path):
     with pytest.raises(FeatureError, match=r"6 wide expected, got \(4, 3\)"):
         combine(bases, both, tmp_path / "combined", bases[0].embeddings)
+
+
+def test_embeddings_that_are_not_finite_are_refused(bases, both, tmp_path):
+    with pytest.raises(FeatureError, match="aren't finite"):
+        combine(bases, both, tmp_path / "combined", lambda rows: torch.full((len(rows), 6), torch.inf))

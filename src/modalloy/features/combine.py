@@ -64,6 +64,8 @@ def _shard(rows: Tensor, valid: Tensor, description: Description, embed: Callabl
     made = embed(rows[valid])
     if made.shape != (int(valid.sum()), description.dim):
         raise FeatureError(f"{description.spec}: embeddings {description.dim} wide expected, got {tuple(made.shape)}.")
+    if not bool(made.isfinite().all()):
+        raise FeatureError(f"{description.spec} gives embeddings that aren't finite; fit it again.")
     embedding = torch.full((len(rows), description.dim), torch.nan)
     embedding[valid] = made.to("cpu", torch.float32)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), valid.cumsum(0)])
