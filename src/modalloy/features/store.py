@@ -268,7 +268,7 @@ def _open_base(folder: Path, manifest: StoreManifest) -> FeatureStore | None:
     if kept_by is None:
         return None
     try:
-        base = FeatureStore.open(folder / kept_by.folder)
+        base = FeatureStore.open((folder / kept_by.folder).resolve())
     except FeatureError as error:
         raise FeatureError(f"The features in {folder} refer to tokens that can't be opened: {error}") from None
     if (base.fingerprint.digest, base.collection) != (kept_by.fingerprint, kept_by.collection):
