@@ -18,7 +18,7 @@ help:  ## show this list
 	@echo '  PYTHON=python3.12 names the interpreter (3.11 or newer), ARGS="..." is passed on to the command.'
 
 demo: $(VENV)/.demo-installed  ## train, evaluate and search on the demo set (at most 5 minutes after the install)
-	$(BIN)/modalloy demo $(ARGS)
+	@$(BIN)/modalloy demo $(ARGS)
 
 test: $(VENV)/.dev-installed  ## run every test, doctests included; e.g. ARGS="-k gallery"
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)

@@ -76,8 +76,9 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the mistake and exits with 2."""
+        command = self.prog.replace(" [options]", "")
         reason = " ".join(str(message).split())
-        print(f"{self.prog}: {reason} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{command}: {reason} (see {command} --help)", file=sys.stderr)
         sys.exit(USER_MISTAKE)
 
 

@@ -48,7 +48,10 @@ def add_collection(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=str | None, default=None, help="folder of a Karpathy JSON's pictures")
     parser.add_argument(
-        "--features", type=str, default="features", help="folder of extracted features, made or gone on with"
+        "--features",
+        type=str | None,
+        default=None,
+        help="folder of extracted features, made or gone on with; default: features/NAME, after the collection",
     )
 
 
@@ -64,4 +67,11 @@ def open_for(options: Namespace) -> "Collection":
     from modalloy.workflow.collections import open_collection
     from modalloy.workflow.features import Collection
 
-    return Collection(open_collection(options.collection, options.images), Path(options.features), options.extraction)
+    return Collection(
+        open_collection(options.collection, options.images), _features_folder(options), options.extraction
+    )
+
+
+def _features_folder(options: Namespace) -> Path:
+    # One folder a collection: features of another one in the same folder would be replaced.
+    return Path("features") / Path(options.collection).stem if options.features is None else Path(options.features)
