@@ -15,7 +15,7 @@ class Extract(Verb):
 
     name = "extract"
     summary = "Store an encoder's features of a collection; goes on where it was interrupted."
-    example = "modalloy extract efficientnet-lite0 minilm --collection demo --features features"
+    example = "modalloy extract efficientnet-lite0 minilm --collection demo"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
