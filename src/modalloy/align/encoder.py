@@ -14,7 +14,7 @@ from torch import nn
 
 from modalloy.align.heads import GlobalHead, HeadConfig
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
-from modalloy.encoders.base import Prepared, sha256_of_settings
+from modalloy.encoders.base import MODALITIES, Prepared, sha256_of_settings
 from modalloy.encoders.checkpoint import (
     CONFIG,
     packed_weights,
@@ -26,7 +26,6 @@ from modalloy.encoders.checkpoint import (
 from modalloy.errors import CheckpointError, ConfigError, ModalloyError
 
 FORMAT = "modalloy-aligned-encoder-1"
-MODALITIES: tuple[Modality, Modality] = ("image", "text")
 MAKER = "modalloy align"
 
 

@@ -19,6 +19,7 @@ from modalloy.errors import ConfigError, DataError, FeatureError
 from modalloy.files import sha256_of_text
 
 Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
 
 Prepared = Tensor | tuple[Any, ...]
 """What `preprocess` makes of an item for `forward`: a tensor, or one for each encoder inside the encoder."""

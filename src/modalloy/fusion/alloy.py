@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
-from modalloy.encoders.base import Prepared, sha256_of_settings
+from modalloy.encoders.base import MODALITIES, Prepared, sha256_of_settings
 from modalloy.encoders.checkpoint import (
     packed_weights,
     read_config,
@@ -29,7 +29,6 @@ from modalloy.fusion.towers import TowerConfig, TowerFuser
 
 FORMAT = "modalloy-alloy-1"
 MAKER = "modalloy fuse"
-MODALITIES: tuple[Modality, Modality] = ("image", "text")
 
 
 class Alloy(Encoder):
