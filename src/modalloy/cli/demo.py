@@ -4,7 +4,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from modalloy.cli.run import Run
+from modalloy.cli.run import Run, run_configuration
 
 
 class Demo(Run):
@@ -20,8 +20,6 @@ class Demo(Run):
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
-        from modalloy.workflow.config import DEMO_CONFIG, load_config
-        from modalloy.workflow.run import Run as RunDirectory
+        from modalloy.workflow.config import DEMO_CONFIG
 
-        overrides = {"folder": options.folder} | ({} if options.threads is None else {"threads": options.threads})
-        return RunDirectory(load_config(DEMO_CONFIG, overrides)).execute()
+        return run_configuration(DEMO_CONFIG, {"folder": options.folder}, options.threads)

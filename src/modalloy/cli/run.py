@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,13 +31,7 @@ class Run(Verb):
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
-        from modalloy.workflow.config import load_config
-        from modalloy.workflow.run import Run as RunDirectory
-
-        overrides = _overrides(options.set)
-        if options.threads is not None:
-            overrides["threads"] = options.threads
-        return RunDirectory(load_config(options.config, overrides)).execute()
+        return run_configuration(options.config, _overrides(options.set), options.threads)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
@@ -49,6 +44,15 @@ class Run(Verb):
         command = f'{program} search {shlex.quote(folder)} "a red telephone" -k 5'
         console.print(Text.assemble("report: ", (f"{folder}/report.html", "bold")), soft_wrap=True)
         console.print(Text.assemble("search: ", (command, "bold")), soft_wrap=True)
+
+
+def run_configuration(path: str | Path, overrides: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    """Does the steps of a configuration; a thread count given on the command line goes before the file's."""
+    from modalloy.workflow.config import load_config
+    from modalloy.workflow.run import Run as RunDirectory
+
+    given = {} if threads is None else {"threads": threads}
+    return RunDirectory(load_config(path, overrides | given)).execute()
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
