@@ -1,12 +1,26 @@
 import json
 
+import pytest
+from PIL import Image
+
 from modalloy.cli.main import USER_MISTAKE, main
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Writes a picture and returns its path."""
+
+    def write(name):
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+        return tmp_path / name
+
+    return write
 
 
 def test_a_whole_run_ends_with_0(capsys, finished_run):
     assert main(["doctor", str(finished_run)]) == 0
     out = capsys.readouterr().out
-    assert str(finished_run / "gallery") in out and out.endswith("\n0 problems\n")
+    assert str(finished_run / "gallery") in out and out.endswith("\n0 errors, 0 warnings\n")
 
 
 def test_problems_end_with_1(capsys, run_copy):
@@ -15,19 +29,34 @@ def test_problems_end_with_1(capsys, run_copy):
     assert main(["doctor", str(shard.parent), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     (problem,) = found["problems"]
-    assert str(shard) in problem
+    assert str(shard) in problem["message"]
+    assert (problem["severity"], problem["item"]) == ("error", None)
     assert main(["doctor", str(shard.parent)]) == 1
-    assert f"problem features in {shard.parent}: {problem.partition(': ')[2]}" in capsys.readouterr().out.splitlines()
+    assert f"error {problem['message']}" in capsys.readouterr().out.splitlines()
 
 
 def test_what_people_called_their_files_is_no_markup(capsys, monkeypatch):
-    found = {"checked": ["[red]x[/y]"], "problems": ["[/z] is broken"]}
+    problem = {"severity": "error", "item": "[b]", "message": "[/z] is broken"}
+    found = {"checked": ["[red]x[/y]"], "problems": [problem]}
     monkeypatch.setattr("modalloy.cli.doctor.Doctor.execute", lambda *_: found)
     assert main(["doctor", "demo"]) == 1
-    assert capsys.readouterr().out.splitlines() == ["[red]x[/y]", "problem [/z] is broken", "1 problems"]
+    assert capsys.readouterr().out.splitlines() == ["[red]x[/y]", "error [b]: [/z] is broken", "1 error, 0 warnings"]
 
 
 def test_nothing_to_look_at_is_a_mistake(capsys, tmp_path):
     assert main(["doctor", str(tmp_path / "nowhere")]) == USER_MISTAKE
     assert main(["doctor", str(tmp_path)]) == USER_MISTAKE
     assert "holds no images" in capsys.readouterr().err
+
+
+def test_warnings_alone_end_with_0(capsys, picture):
+    folder = picture("a.png").parent
+    assert main(["doctor", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"collection {folder}: train 1 images, 0 captions"
+    assert "warning a.png: the image has no caption; it can only be indexed" in lines
+    assert lines[-1] == "0 errors, 4 warnings"
+    (folder / "b.png").write_bytes(b"no picture")
+    assert main(["doctor", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "error b.png: left out: " in out and "error: " not in out and out.endswith("1 error, 4 warnings\n")

@@ -90,7 +90,7 @@ def test_image_that_fails_while_it_is_hashed_is_rejected(tmp_path, picture, monk
             raise OSError(5, "Input/output error")
         return sha256_of(path)
 
-    monkeypatch.setattr("modalloy.data.build.sha256_of", sha256)
+    monkeypatch.setattr("modalloy.data.build.sha256_of_image", sha256)
     manifest, rejects = build_manifest([record("bad"), record("good")], tmp_path)
     assert manifest.image_ids == ["good"]
     assert "Input/output error" in rejects[0].reason

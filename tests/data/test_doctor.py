@@ -40,6 +40,26 @@ def test_pictures_that_cannot_be_decoded(tmp_path, picture):
     assert "half.png can't be decoded" in message
 
 
+def test_many_pictures_are_checked_in_order_in_threads(tmp_path, picture, capsys, monkeypatch):
+    monkeypatch.setattr("modalloy.data.doctor._BAR_FROM", 2)
+    items = []
+    for row in range(60):
+        path = picture(f"{row}.png")
+        items.append(Item(str(row), path.name, sha256_of(path), "train", (f"{row}.",)))
+        if row % 7 == 0:
+            path.unlink()
+    errors = [problem for problem in check_collection(Manifest(tmp_path, tuple(items))) if problem.severity == "error"]
+    assert [problem.item for problem in errors] == [str(row) for row in range(0, 60, 7)]
+    assert "checking files" in capsys.readouterr().err
+
+
+def test_only_some_of_many_are_named(tmp_path, picture):
+    digest = sha256_of(picture("a.png"))
+    items = tuple(Item(str(row), "a.png", digest, "test", ("A.",)) for row in range(9))
+    messages = [message for _, item, message in found(Manifest(tmp_path, items)) if item == "0"]
+    assert len(messages) == 2 and all("1, 2, 3, 4, 5 and 3 more" in message for message in messages)
+
+
 def test_the_same_picture_in_two_splits(tmp_path, picture):
     manifest = collection(tmp_path, picture)
     copy = {"path": "train.png", "sha256": manifest[0].sha256}

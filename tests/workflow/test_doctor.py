@@ -9,6 +9,12 @@ from modalloy.errors import DataError
 from modalloy.workflow.doctor import examine
 
 
+def messages(path, severity="error"):
+    """What is wrong, as one text a problem."""
+    found = [problem for problem in examine(path)["problems"] if problem["severity"] == severity]
+    return [": ".join(filter(None, (problem["item"], problem["message"]))) for problem in found]
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -43,7 +49,7 @@ def test_the_demo_has_no_problems():
 def test_damaged_files_of_a_run_are_named(run_copy, pattern, damage):
     damaged = next(iter(sorted(run_copy.glob(pattern))))
     damage(damaged)
-    problems = examine(run_copy)["problems"]
+    problems = messages(run_copy)
     assert problems and all("\n" not in problem for problem in problems)
     # Features that others are derived from are named by way of these: features/x/../minilm.
     assert any(str(damaged) in os.path.normpath(word.strip(";:.")) for problem in problems for word in problem.split())
@@ -52,14 +58,14 @@ def test_damaged_files_of_a_run_are_named(run_copy, pattern, damage):
 
 def test_a_damaged_gallery_is_named(run_copy):
     flip_last_byte(run_copy / "gallery" / "text" / "vectors.safetensors")
-    (problem,) = examine(run_copy)["problems"]
+    (problem,) = messages(run_copy)
     assert "gallery" in problem and "damaged" in problem
 
 
 def test_an_unfinished_run_is_named(run_copy):
     (run_copy / "report.json").unlink()
     shutil.rmtree(run_copy / "inputs" / "2")
-    problems = " ".join(examine(run_copy)["problems"])
+    problems = " ".join(messages(run_copy))
     assert "isn't finished (no report.json)" in problems and "inputs/2" in problems
 
 
@@ -73,12 +79,12 @@ def test_a_feature_folder_is_checked_alone_or_with_others(run_copy):
     folder = run_copy / "features" / "minilm" / "text"
     assert examine(folder) == {"checked": [f"features in {folder}"], "problems": []}
     flip_last_byte(folder / "shard-00000.safetensors")
-    (problem,) = examine(folder)["problems"]
+    (problem,) = messages(folder)
     assert "shard-00000.safetensors doesn't match its checksum" in problem
     everything = examine(run_copy / "features")
     stores = sorted(manifest.parent for manifest in (run_copy / "features").glob("*/*/manifest.json"))
     assert sorted(everything["checked"]) == [f"features in {store}" for store in stores]
-    assert problem in everything["problems"]
+    assert {"severity": "error", "item": None, "message": problem} in everything["problems"]
 
 
 @pytest.mark.parametrize("part", ["inputs/1", "."])
@@ -87,13 +93,13 @@ def test_a_model_alone_is_checked(run_copy, part):
     (folder / "config.yaml").unlink(missing_ok=True)
     assert examine(folder)["problems"] == []
     (folder / "model.safetensors").unlink()
-    (problem,) = examine(folder)["problems"]
+    (problem,) = messages(folder)
     assert str(folder.resolve()) in problem
 
 
 def test_a_checkpoint_that_is_not_ours_is_named(run_copy):
     (run_copy / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    (problem,) = [each for each in examine(run_copy)["problems"] if each.startswith("encoder")]
+    (problem,) = [each for each in messages(run_copy) if each.startswith("encoder")]
     assert "modalloy-alloy-1" in problem
 
 
@@ -106,9 +112,9 @@ def test_what_is_wrong_with_a_collection_is_listed(tiny_collection, tmp_path):
     rows.append({"id": "twin", "path": "images/twin.webp", "split": "test", "captions": ["a twin", " "]})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / test["path"]).unlink()
-    problems = examine(folder)["problems"]
-    expected = ["left out: garbage: ", "left out: twin: caption 2 of 2 is blank", f"left out: {test['id']}: "]
-    expected += [f"error: {name}: " for name in TRUNCATED]
+    problems = messages(folder)
+    expected = ["garbage: left out: ", "twin: left out: caption 2 of 2 is blank", f"{test['id']}: left out: "]
+    expected += [f"{name}: {folder}" for name in TRUNCATED]
     for start in expected:
         assert any(problem.startswith(start) for problem in problems), start
     assert any("the same picture is in another split too" in problem for problem in problems)
@@ -117,3 +123,14 @@ def test_what_is_wrong_with_a_collection_is_listed(tiny_collection, tmp_path):
 def test_a_path_that_is_nothing_is_an_error(tmp_path):
     with pytest.raises(DataError, match="isn't there"):
         examine(tmp_path / "nowhere")
+
+
+def test_what_was_looked_at_and_what_may_mislead_is_told_apart(tmp_path, tiny_collection):
+    (checked,) = examine(tiny_collection)["checked"]
+    assert checked.startswith(f"collection {tiny_collection}: train ") and "{" not in checked
+    folder = shutil.copytree(tiny_collection, tmp_path / "collection")
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows[0]["captions"] = ["word " * 60]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (problem,) = messages(folder, "warning")
+    assert problem.startswith(f"{rows[0]['id']}: caption 0 has 60 words")

@@ -32,9 +32,21 @@ class Doctor(Verb):
         for line in result["checked"]:
             console.print(Text(line), soft_wrap=True)
         for problem in result["problems"]:
-            console.print(Text.assemble(("problem", "red"), " ", problem), soft_wrap=True)
-        console.print(f"{len(result['problems'])} problems")
+            colour = "red" if problem["severity"] == "error" else "yellow"
+            text = ": ".join(filter(None, (problem["item"], problem["message"])))
+            console.print(Text.assemble((problem["severity"], colour), " ", text), soft_wrap=True)
+        errors = _errors(result)
+        warnings = len(result["problems"]) - errors
+        console.print(f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
 
     def exit_code(self, result: dict[str, Any]) -> int:
-        """1 where there are problems."""
-        return int(bool(result["problems"]))
+        """1 where there are errors; warnings alone are no failure."""
+        return int(_errors(result) > 0)
+
+
+def _errors(result: dict[str, Any]) -> int:
+    return sum(problem["severity"] == "error" for problem in result["problems"])
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"

@@ -44,9 +44,10 @@ def add_collection(parser: ArgumentParser) -> None:
         "--collection",
         type=str,
         required=True,
-        help='a manifest, Karpathy JSON, CSV, folder, or "demo" for the set that comes with modalloy',
+        help="a folder of pictures or tars, a manifest, a table, Karpathy's JSON, a caption list, "
+        'or "demo" for the set that comes with modalloy (docs/collections.md)',
     )
-    parser.add_argument("--images", type=str | None, default=None, help="folder of a Karpathy JSON's pictures")
+    parser.add_argument("--images", type=str | None, default=None, help="folder of a list's pictures, if elsewhere")
     parser.add_argument(
         "--features",
         type=str | None,

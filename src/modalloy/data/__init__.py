@@ -3,6 +3,7 @@
 from modalloy.data.build import Record, Reject, build_manifest, write_rejects
 from modalloy.data.demo import demo_manifest
 from modalloy.data.doctor import Problem, check_collection
+from modalloy.data.hf_dataset import import_dataset
 from modalloy.data.images import MAX_PIXELS, check_image, open_image
 from modalloy.data.item import SPLITS, Item
 from modalloy.data.manifest import Manifest
@@ -20,6 +21,7 @@ __all__ = [
     "check_collection",
     "check_image",
     "demo_manifest",
+    "import_dataset",
     "open_image",
     "read_collection",
     "write_rejects",

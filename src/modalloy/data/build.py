@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modalloy.data.images import check_image, open_image
+from modalloy.data.images import check_image, open_image, sha256_of_image
 from modalloy.data.item import SPLITS, Item, caption_problem, check_id, check_path
 from modalloy.data.manifest import Manifest
 from modalloy.errors import DataError, ImageError
-from modalloy.files import atomic_path, sha256_of
+from modalloy.files import atomic_path
 from modalloy.progress import track
 
 SPLIT_ALIASES = {
@@ -128,7 +128,7 @@ def _check_structure(records: Sequence[Record]) -> list[str]:
             known = f"use one of {', '.join(SPLIT_ALIASES)}"
             raise DataError(f"image {record.id!r}: the split {record.split!r} is unknown; {known}.")
         splits.append(split)
-        if _as_utf8(record.path) == record.path:
+        if as_utf8(record.path) == record.path:
             check_id(record.id)
             check_path(record.path)
     return splits
@@ -142,26 +142,26 @@ def _items(
     for record, split in zip(tracked, splits, strict=True):
         captions = _usable_captions(record, rejects)
         if record.captions and not captions:
-            rejects.append(Reject(_as_utf8(record.id), "the image has no usable caption left"))
+            rejects.append(Reject(as_utf8(record.id), "the image has no usable caption left"))
             continue
         try:
             sha256 = _check_and_hash(root, record.path, decode)
         except ImageError as error:
-            rejects.append(Reject(_as_utf8(record.id), _as_utf8(str(error))))
+            rejects.append(Reject(as_utf8(record.id), as_utf8(str(error))))
             continue
         yield Item(record.id, record.path, sha256, split, captions, record.family)
 
 
 def _check_and_hash(root: Path, relative: str, decode: bool) -> str:
     path = root / relative
-    if _as_utf8(relative) != relative:
+    if as_utf8(relative) != relative:
         raise ImageError(f"{path}: the file's name isn't UTF-8; rename it.")
     if decode:
         open_image(path)
     else:
         check_image(path)
     try:
-        return sha256_of(path)
+        return sha256_of_image(path)
     except OSError as error:
         raise ImageError(f"{path} can't be read ({error.strerror}).") from None
 
@@ -173,7 +173,7 @@ def _usable_captions(record: Record, rejects: list[Reject]) -> tuple[str, ...]:
         if (problem := caption_problem(caption)) is None:
             usable.append(caption.strip())
         else:
-            rejects.append(Reject(_as_utf8(record.id), f"caption {number} of {total} {problem}"))
+            rejects.append(Reject(as_utf8(record.id), f"caption {number} of {total} {problem}"))
     return tuple(usable)
 
 
@@ -189,6 +189,6 @@ def _check_expected(manifest: Manifest, expected: Mapping[str, int], rejects: Se
             )
 
 
-def _as_utf8(text: str) -> str:
+def as_utf8(text: str) -> str:
     """The text with what isn't UTF-8 spelled out, so that it can be written."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,8 +1,11 @@
 """Looks for what is wrong, or likely to mislead, in a collection."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from modalloy.data.images import open_image
@@ -15,6 +18,7 @@ LONG_CAPTION_WORDS = 50
 """Above this a text encoder may cut a caption off: CLIP's 77 tokens are some 55 English words."""
 
 _BAR_FROM = 500
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +46,46 @@ def check_collection(manifest: Manifest) -> list[Problem]:
     Returns:
         The problems, errors first; empty if all is well.
     """
-    checks = (_files, _leaks, _splits, _missing_captions, _shared_captions, _long_captions)
+    checks = (_files, _leaks, _splits, _missing_pictures, _missing_captions, _shared_captions, _long_captions)
     problems = [problem for check in checks for problem in check(manifest)]
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
 
 def _files(manifest: Manifest) -> Iterator[Problem]:
-    for item in track(manifest, "checking files", total=len(manifest), shown_from=_BAR_FROM):
-        problem = manifest.file_problem(item)
-        if problem is None:
-            try:
-                open_image(manifest.absolute(item))
-            except ImageError as error:
-                problem = str(error)
+    checked = track(_checked(manifest), "checking files", total=len(manifest), shown_from=_BAR_FROM)
+    for item, problem in zip(manifest, checked, strict=True):
         if problem is not None:
             yield Problem("error", item.id, problem)
+
+
+def _checked(manifest: Manifest) -> Iterator[str | None]:
+    """What is wrong with each picture, in order; decoding threads are at most a few pictures ahead."""
+    workers = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, "modalloy-check") as pool:
+        items = iter(manifest)
+        waiting = deque(pool.submit(_picture_problem, manifest, item) for item in islice(items, 4 * workers))
+        try:
+            while waiting:
+                problem = waiting.popleft().result()
+                waiting.extend(pool.submit(_picture_problem, manifest, item) for item in islice(items, 1))
+                yield problem
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _picture_problem(manifest: Manifest, item: Item) -> str | None:
+    problem = manifest.file_problem(item)
+    if problem is None and not _is_feature_file(item):
+        try:
+            open_image(manifest.absolute(item))
+        except ImageError as error:
+            problem = str(error)
+    return problem
+
+
+def _is_feature_file(item: Item) -> bool:
+    """Whether an item imported with features alone is named by its feature file, in place of a picture."""
+    return item.path.endswith(".npz")
 
 
 def _leaks(manifest: Manifest) -> Iterator[Problem]:
@@ -84,6 +113,13 @@ def _splits(manifest: Manifest) -> Iterator[Problem]:
             yield Problem("warning", None, message)
 
 
+def _missing_pictures(manifest: Manifest) -> Iterator[Problem]:
+    missing = sum(map(_is_feature_file, manifest))
+    if missing:
+        message = f"{missing:,} items were imported without their pictures, which can't be shown or encoded anew"
+        yield Problem("warning", None, message)
+
+
 def _missing_captions(manifest: Manifest) -> Iterator[Problem]:
     for item in manifest:
         if not item.captions:
@@ -93,15 +129,17 @@ def _missing_captions(manifest: Manifest) -> Iterator[Problem]:
 def _shared_captions(manifest: Manifest) -> Iterator[Problem]:
     """A text that describes several images of an evaluated split has no single right answer there."""
     for name in ("val", "tune", "test"):
+        part = manifest.split(name)
+        counts = Counter(caption for item in part for caption in set(item.captions))
         owners: dict[str, list[Item]] = defaultdict(list)
-        for item in manifest.split(name):
+        for item in part:
             for caption in dict.fromkeys(item.captions):
-                owners[caption].append(item)
+                if counts[caption] > 1:
+                    owners[caption].append(item)
         for caption, items in owners.items():
-            if len(items) > 1:
-                others = f"also that of {_ids(items[1:])} in {name}"
-                message = f"its caption {caption!r} is {others}; only one image counts as right"
-                yield Problem("warning", items[0].id, message)
+            others = f"also that of {_ids(items[1:])} in {name}"
+            message = f"its caption {caption!r} is {others}; only one image counts as right"
+            yield Problem("warning", items[0].id, message)
 
 
 def _long_captions(manifest: Manifest) -> Iterator[Problem]:
@@ -115,12 +153,15 @@ def _long_captions(manifest: Manifest) -> Iterator[Problem]:
 
 def _groups(manifest: Manifest, key: Callable[[Item], str | None]) -> list[list[Item]]:
     """The items that share a key, where more than one does."""
+    counts = Counter(map(key, manifest))
     groups: dict[str, list[Item]] = defaultdict(list)
     for item in manifest:
-        if (value := key(item)) is not None:
+        value = key(item)
+        if value is not None and counts[value] > 1:
             groups[value].append(item)
-    return [items for items in groups.values() if len(items) > 1]
+    return list(groups.values())
 
 
-def _ids(items: Iterable[Item]) -> str:
-    return ", ".join(item.id for item in items)
+def _ids(items: Sequence[Item]) -> str:
+    more = f" and {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
+    return ", ".join(item.id for item in items[:_NAMED]) + more

@@ -1,5 +1,7 @@
 """Decodes pictures that nobody has looked at: bounded memory, known formats only, one kind of error."""
 
+import hashlib
+import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from modalloy.data.tar_members import read_member, split_tar_path
 from modalloy.errors import ImageError
+from modalloy.files import sha256_of
 
 MAX_PIXELS = 64_000_000
 """Pictures with more pixels are refused: room for a 61-megapixel camera, at 200 MB for the decoded RGB."""
@@ -44,7 +48,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     (255, 127, 127)
 
     Args:
-        path: the picture's file, in one of `FORMATS`.
+        path: the picture's file, in one of `FORMATS`, or TAR/MEMBER for one in a tar.
         max_pixels: a picture with more pixels (width x height in its header) is refused undecoded.
 
     Raises:
@@ -70,12 +74,22 @@ def check_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
         pass
 
 
+def sha256_of_image(path: str | Path) -> str:
+    """The SHA-256 of a picture's bytes, also where it is in a tar, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file can't be read.
+        ImageError: the tar has no such member, or it can't be read.
+    """
+    member = split_tar_path(Path(path))
+    return sha256_of(path) if member is None else hashlib.sha256(read_member(*member)).hexdigest()
+
+
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The picture, its header checked, its pixels not yet decoded; whatever fails becomes an ImageError."""
     try:
-        _check_file(path)
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with _file(path) as file, Image.open(file, formats=FORMATS) as image:
             _check_size(path, image.width, image.height, max_pixels)
             yield image
     except ImageError:
@@ -90,6 +104,17 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ImageError(f"{path} can't be decoded ({reason}); replace or convert the file.") from error
+
+
+def _file(path: Path) -> io.BytesIO | io.BufferedReader:
+    """The picture's file, or its bytes where it is in a tar."""
+    if member := split_tar_path(path):
+        content = read_member(*member)
+        if not content:
+            raise ImageError(f"{path} is empty; replace the file.")
+        return io.BytesIO(content)
+    _check_file(path)
+    return path.open("rb")
 
 
 def _check_file(path: Path) -> None:

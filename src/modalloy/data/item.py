@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from modalloy.data.json_kind import json_kind
 from modalloy.errors import DataError
 
 SPLITS = ("train", "val", "tune", "test")
@@ -118,14 +119,14 @@ def item_of_json(value: Any) -> Item:
         DataError: the value isn't an item's.
     """
     if not _has_item_keys(value):
-        got = _listed(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        got = _listed(map(str, value)) if isinstance(value, dict) else json_kind(value)
         raise DataError(f"an item has the keys {_listed(_KEYS)} (family may be left out), got {got}.")
     captions = value["captions"]
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DataError(f"item {value['id']!r}: captions must be a list of texts, got {captions!r}.")
+        raise DataError(f"item {value['id']!r}: captions must be a list of texts, got {json_kind(captions)}.")
     for key in ("id", "path", "sha256", "split", "family"):
         if not isinstance(value.get(key), str) and not (key == "family" and value.get(key) is None):
-            raise DataError(f"item {value['id']!r}: {key} must be a text, got {value.get(key)!r}.")
+            raise DataError(f"item {value['id']!r}: {key} must be a text, got {json_kind(value.get(key))}.")
     # Interned, since a large collection has few splits.
     return Item(**{**value, "split": sys.intern(value["split"]), "captions": tuple(captions)})
 

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from modalloy.data.images import sha256_of_image
 from modalloy.data.item import SPLITS, Item, item_of_json, json_of_item
-from modalloy.errors import DataError
-from modalloy.files import atomic_path, sha256_of
+from modalloy.errors import DataError, ImageError
+from modalloy.files import atomic_path
 from modalloy.progress import track
 
 _BAR_FROM = 500
@@ -154,7 +155,7 @@ class Manifest(Sequence[Item]):
         return {name: count for name, count in counts.items() if count["images"]}
 
     def absolute(self, item: Item) -> Path:
-        """Where an item's image file is."""
+        """Where an item's image file is; TAR/MEMBER for one in a tar."""
         return self.root / item.path
 
     @cached_property
@@ -169,11 +170,13 @@ class Manifest(Sequence[Item]):
         """What is wrong with an item's image file (missing, unreadable, changed), or None."""
         path = self.absolute(item)
         try:
-            changed = sha256_of(path) != item.sha256
+            changed = sha256_of_image(path) != item.sha256
         except FileNotFoundError:
             return f"{path} is missing; put it back, or build the manifest again"
         except OSError as error:
             return f"{path} can't be read ({error.strerror})"
+        except ImageError as error:
+            return str(error)
         if changed:
             return f"{path} has changed since the manifest was built; build it again"
         return None

@@ -13,7 +13,8 @@ def open_collection(path: str | Path, images: str | Path | None = None) -> Manif
     """Reads a collection, warns about what it had to leave out, and logs its counts.
 
     Args:
-        path: "demo" for the set that comes with modalloy, or what `read_collection` takes.
+        path: "demo" for the set that comes with modalloy, or what `read_collection` takes: a file, a folder, or
+            a pattern such as "shards/{000..012}.tar".
         images: folder of the pictures, where the collection is a file that names them only.
 
     Raises:
@@ -27,9 +28,17 @@ def open_collection(path: str | Path, images: str | Path | None = None) -> Manif
             _log.warning("left out: %s: %s", reject.id, reject.reason)
         if len(rejects) > 10:
             _log.warning("left out: %d more; `modalloy doctor` lists all", len(rejects) - 10)
-    _log.info(
-        "%s: %s",
-        path,
-        ", ".join(f"{split} {c['images']} images, {c['captions']} captions" for split, c in manifest.counts().items()),
-    )
+    _log.info("%s: %s", path, counts_line(manifest))
     return manifest
+
+
+def counts_line(manifest: Manifest) -> str:
+    """The images and captions of each split, in a line.
+
+    >>> counts_line(demo_manifest()).split("; ")[0]
+    'train 755 images, 1,539 captions'
+    """
+    return "; ".join(
+        f"{split} {count['images']:,} images, {count['captions']:,} captions"
+        for split, count in manifest.counts().items()
+    )

@@ -1,35 +1,37 @@
 """Checking what a user has: a collection, a feature folder, or a whole run."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from modalloy.align import AlignedEncoder
-from modalloy.data import Manifest, check_collection, demo_manifest, read_collection
+from modalloy.data import Manifest, Problem, check_collection, demo_manifest, read_collection
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import ModalloyError
 from modalloy.features import FeatureStore
 from modalloy.files import read_json
 from modalloy.fusion.alloy import FORMAT as ALLOY_FORMAT
 from modalloy.search import GALLERY, Searcher
-from modalloy.workflow.collections import DEMO
+from modalloy.workflow.collections import DEMO, counts_line
 from modalloy.workflow.config import load_config
 from modalloy.workflow.features import Collection
 
 Result = TypeVar("Result")
-_STORES = ("manifest.json", "*/image/manifest.json", "*/text/manifest.json")
+_STORES = ("manifest.json", "*/image/manifest.json", "*/image/augment-*/manifest.json", "*/text/manifest.json")
 
 
 def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any]:
     """Checks a collection, features, a model or a run directory by what it finds there.
 
     Args:
-        path: "demo", or a path.
+        path: "demo", or a path; of a collection also a pattern such as "shards/{000..012}.tar".
         images: folder of a Karpathy JSON's pictures.
 
     Returns:
-        `{"checked": [what was looked at], "problems": [what is wrong]}`.
+        `{"checked": [what was looked at], "problems": [{"severity": "error" or "warning", "item": id of the
+        image or null, "message": what is wrong}]}`, each problem once.
 
     Raises:
         DataError: the path is no collection.
@@ -49,22 +51,24 @@ def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any
             findings.features(store)
     else:
         findings.collection(path, images)
-    return {"checked": findings.checked, "problems": list(dict.fromkeys(findings.problems))}
+    return {"checked": findings.checked, "problems": list(map(asdict, dict.fromkeys(findings.problems)))}
 
 
 def _examine_run(folder: Path, findings: "_Findings") -> None:
     config = load_config(folder / "config.yaml", {"folder": str(folder)})
-    features = Collection(Manifest(folder, ()), folder / "features")
+    features = Collection(Manifest(folder, ()), folder / "features", config.extraction)
     for position, each in enumerate(config.inputs, start=1):
         encoder = findings.encoder(each.encoder or f"hacan:{folder / 'inputs' / str(position)}")
         if encoder is not None:
             # Stores that no input reads, left by an earlier configuration, don't matter.
             for modality in encoder.modalities:
                 findings.features(features.folder(encoder, modality))
+            for copy in range(features.copies(encoder)):
+                findings.features(features.folder(encoder, "image", copy))
     findings.encoder(f"alloy:{folder}")
     findings.check(f"galleries in {folder / GALLERY}", lambda: Searcher.open(folder / GALLERY))
     if not (folder / "report.json").exists():
-        findings.problems.append(f"{folder} isn't finished (no report.json); `modalloy run` goes on with it.")
+        findings.error(f"{folder} isn't finished (no report.json); `modalloy run` goes on with it.")
 
 
 class _Findings:
@@ -72,16 +76,17 @@ class _Findings:
 
     def __init__(self) -> None:
         self.checked: list[str] = []
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
 
     def collection(self, path: str | Path, images: str | Path | None) -> None:
         manifest, rejects = (demo_manifest(), []) if str(path) == DEMO else read_collection(path, images)
-        self.checked.append(f"collection {path}: {manifest.counts()}")
-        self.problems.extend(f"left out: {reject.id}: {reject.reason}" for reject in rejects)
-        self.problems.extend(str(problem) for problem in check_collection(manifest))
+        self.checked.append(f"collection {path}: {counts_line(manifest)}")
+        self.problems.extend(Problem("error", reject.id, f"left out: {reject.reason}") for reject in rejects)
+        self.problems.extend(check_collection(manifest))
 
     def features(self, folder: Path) -> None:
-        self.problems.extend(self.check(f"features in {folder}", lambda: FeatureStore.open(folder).verify()) or [])
+        for problem in self.check(f"features in {folder}", lambda: FeatureStore.open(folder).verify()) or []:
+            self.error(problem)
 
     def encoder(self, spec: str) -> Encoder | None:
         """An encoder and, of an aligned one, the backbones that it was fitted on."""
@@ -100,5 +105,8 @@ class _Findings:
         try:
             return look()
         except ModalloyError as error:
-            self.problems.append(f"{what}: {error}")
+            self.error(f"{what}: {error}")
             return None
+
+    def error(self, message: str) -> None:
+        self.problems.append(Problem("error", None, message))

@@ -11,7 +11,7 @@ def entry(name="1_a.jpg", split="train", captions=("A.", "B."), **more):
     return {"filename": name, "split": split, "sentences": [{"raw": text} for text in captions]} | more
 
 
-def written(folder, images, dataset="flickr8k", name="dataset.json"):
+def written(folder, images, dataset="mine", name="dataset.json"):
     path = folder / name
     path.write_text(json.dumps({"dataset": dataset, "images": images}))
     return path
@@ -41,33 +41,52 @@ def test_image_folder(tmp_path):
 def test_coco_subfolders_or_flat(tmp_path, picture):
     picture("images/val2014/a.jpg"), picture("images/b.jpg")
     images = [entry("a.jpg", filepath="val2014"), entry("b.jpg", filepath="val2014")]
-    records = read_karpathy(written(tmp_path, images, "coco")).records
+    records = read_karpathy(written(tmp_path, images)).records
     assert [one.path for one in records] == ["val2014/a.jpg", "b.jpg"]
     assert [one.id for one in records] == ["a", "b"]
 
 
+def listing(**sizes):
+    return [entry(f"{split}{row}.jpg", split, ()) for split, size in sizes.items() for row in range(size)]
+
+
 @pytest.mark.parametrize(
-    ("dataset", "found", "wanted"),
-    [("flickr30k", 999, 1000), ("coco", 1000, 5000), ("coco", 1, 5000), ("flickr30k", 1014, 1000)],
+    ("dataset", "sizes", "message"),
+    [
+        ("flickr30k", {"test": 999}, "test part of flickr30k has 1,000 images, this one has 999;"),
+        ("flickr30k", {"test": 1014}, "test part of flickr30k has 1,000 images, this one has 1,014;"),
+        ("flickr30k", {"val": 1000, "test": 1000}, "val part of flickr30k has 1,014 images, this one has 1,000;"),
+        ("flickr8k", {"train": 5, "val": 1000}, "train part of flickr8k has 6,000 images, this one has 5;"),
+        ("MSCOCO", {"test": 1000}, "test part of coco has 5,000 images, this one has 1,000;"),
+        ("coco", {"val": 5001}, "val part of coco has 5,000 images, this one has 5,001;"),
+        ("coco", {"train": 5}, "has 113,287 images (or 82,783, 30,504), this one has 5; use the published file or, if"),
+        ("coco", {"restval": 5}, "if it is another split, give the file another 'dataset' name."),
+    ],
 )
-def test_test_part_of_another_size_is_an_error(tmp_path, dataset, found, wanted):
-    path = written(tmp_path, [entry(f"{row}.jpg", "test") for row in range(found)], dataset)
-    with pytest.raises(DataError, match=f"Karpathy test part of {dataset} has {wanted:,} images.* {found:,};"):
-        read_karpathy(path)
+def test_parts_of_other_sizes_than_the_benchmarks_are_errors(tmp_path, dataset, sizes, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_karpathy(written(tmp_path, listing(**sizes), dataset))
 
 
-def test_the_published_test_part_is_expected_later_too(tmp_path):
-    images = [entry(f"{row}.jpg", "test") for row in range(1000)] + [entry("t.jpg")]
-    assert read_karpathy(written(tmp_path, images, "flickr30k")).expected == {"test": 1000}
-    assert read_karpathy(written(tmp_path, images, "my own")).expected == {}
-    assert read_karpathy(written(tmp_path, images, "flickr8k")).expected == {}
-    assert read_karpathy(written(tmp_path, [entry()], "coco")).expected == {}
+@pytest.mark.parametrize(
+    ("dataset", "sizes"),
+    [
+        ("flickr8k", {"val": 1000}),
+        ("flickr30k", {"val": 1014, "test": 1000}),
+        ("my own", {"train": 3, "test": 2}),
+    ],
+)
+def test_published_parts_are_read_and_only_the_test_part_is_expected_whole(tmp_path, dataset, sizes):
+    collection = read_karpathy(written(tmp_path, listing(**sizes), dataset))
+    assert len(collection.records) == sum(sizes.values())
+    assert collection.expected == ({"test": 1000} if dataset == "flickr30k" else {})
 
 
 def test_the_file_name_tells_the_dataset_where_the_file_does_not(tmp_path):
     path = written(tmp_path, [entry(split="test")], None, "dataset_coco.json")
-    with pytest.raises(DataError, match="dataset_coco has 5,000"):
+    with pytest.raises(DataError, match="test part of coco has 5,000"):
         read_karpathy(path)
+    assert len(read_karpathy(written(tmp_path, [entry(split="test")], "part of it", "dataset_coco.json")).records) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,19 +95,26 @@ def test_the_file_name_tells_the_dataset_where_the_file_does_not(tmp_path):
         ("{", "not JSON"),
         ("[]", "should hold a list under 'images'"),
         ('{"images": {}}', "should hold a list under 'images'"),
-        ('{"images": [3]}', "images[0] isn't Karpathy's JSON"),
+        ('{"images": [3]}', "images[0] isn't Karpathy's JSON: it should be an object, got a number"),
         (
             '{"images": [{"filename": "a.jpg", "sentences": []}]}',
-            "images[0] isn't Karpathy's JSON (KeyError('split'))",
+            "images[0] isn't Karpathy's JSON: there is no 'split'",
         ),
-        ('{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{}]}]}', "KeyError('raw')"),
+        ('{"images": [{"split": "val", "sentences": []}]}', "images[0] isn't Karpathy's JSON: there is no 'filename'"),
+        ('{"images": [{"filename": "a.jpg", "split": "val"}]}', "'sentences' should be a list of objects"),
         (
-            '{"images": [{"filename": 3, "split": "val", "sentences": []}]}',
-            "images[0]: filename, split and each",
+            '{"images": [{"filename": "a.jpg", "split": "val", "sentences": ["A."]}]}',
+            "'sentences' should be a list of objects",
         ),
+        (
+            '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{}]}]}',
+            "images[0].sentences[0] isn't Karpathy's JSON: there is no 'raw'",
+        ),
+        ('{"images": [{"filename": 3, "split": "val", "sentences": []}]}', "'filename' must be a text, got a number"),
+        ('{"images": [{"filename": "a", "split": [], "sentences": []}]}', "'split' must be a text, got a list"),
         (
             '{"images": [{"filename": "a", "split": "val", "sentences": [{"raw": null}]}]}',
-            "each caption must be",
+            "images[0].sentences[0]: 'raw' must be a text, got null",
         ),
     ],
 )

@@ -103,7 +103,9 @@ def test_a_published_test_part_with_a_missing_image_is_an_error(tmp_path, pictur
 def test_unclear_or_unknown(pictures):
     with pytest.raises(DataError, match="nowhere isn't there"):
         read_collection(pictures / "nowhere")
-    with pytest.raises(DataError, match=r"isn't a known collection: it should be a folder or end in .json, .jsonl"):
+    with pytest.raises(
+        DataError, match=r"isn't a known collection; it should be a folder of pictures or tars, a manif"
+    ):
         read_collection(pictures / "a.png")
     with pytest.raises(DataError, match="leave out the image folder"):
         read_collection(pictures, pictures)

@@ -47,13 +47,13 @@ def test_names_that_columns_may_have(tmp_path, key, caption):
     ("lines", "message"),
     [
         ("{oops", "rows.jsonl:1: not JSON"),
-        ("[1]", "rows.jsonl:1: a line must hold an object, got list"),
+        ("[1]", "rows.jsonl:1: a line must hold an object, got a list"),
         ('{"caption": "A."}', "rows.jsonl:1: no image path; it should stand under one of path"),
         ('{"path": null}', "rows.jsonl:1: no image path"),
-        ('{"path": ["a"]}', "rows.jsonl:1: path must be a text, got ['a']"),
-        ('{"path": "a", "captions": "A."}', "rows.jsonl:1: captions must be a list of texts, got 'A.'"),
-        ('{"path": "a", "captions": [1]}', "rows.jsonl:1: captions must be a list of texts"),
-        ('{"path": "a", "split": 1.5}', "rows.jsonl:1: split must be a text"),
+        ('{"path": ["a"]}', "rows.jsonl:1: path must be a text, got a list"),
+        ('{"path": "a", "captions": "A."}', "rows.jsonl:1: captions must be a list of texts, got a text"),
+        ('{"path": "a", "captions": [1]}', "rows.jsonl:1: captions must be a list of texts, got a list with a number"),
+        ('{"path": "a", "split": 1.5}', "rows.jsonl:1: split must be a text, got a number"),
         (
             '{"path": "a", "captions": []}\n{"path": "a", "captions": []}',
             "rows.jsonl:2: the id 'a' stands at",
@@ -134,3 +134,16 @@ def test_image_folder(tmp_path):
             read(path, tmp_path / "nowhere")
         with pytest.raises(DataError, match=r"none\.csv can't be read"):
             read(tmp_path / "none.csv")
+
+
+def test_lines_are_read_one_by_one_and_end_in_newlines_alone(tmp_path):
+    # U+2028 and a lone carriage return separate lines for Python, but not in these files.
+    caption = "A\u2028cat\x0bsits."
+    path = jsonl(tmp_path, f'\ufeff{{"path": "a", "text": "{caption[:5]}"}}\r\n{{"path": "b", "text": "B."}}\r\n')
+    assert [one.captions for one in read_jsonl(path).records] == [(caption[:5],), ("B.",)]
+    assert read_csv(table(tmp_path, f"path,caption\na,{caption}\n")).records[0].captions == (caption,)
+
+
+def test_a_lone_carriage_return_in_csv_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"rows\.csv:2: not CSV"):
+        read_csv(table(tmp_path, "path,caption\na,A\rcat\n"))

@@ -1,12 +1,14 @@
 """What every reader gives, and what the readers share."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modalloy.data.build import Record
+from modalloy.data.build import SPLIT_ALIASES, Record, Reject
+from modalloy.data.json_kind import json_kind
 from modalloy.errors import DataError
 
 
@@ -20,6 +22,8 @@ class Collection:
     """One an image, in the collection's order."""
     expected: Mapping[str, int] = field(default_factory=dict)
     """The number of images that a published split has, by split."""
+    rejects: tuple[Reject, ...] = field(default=(), repr=False)
+    """What the reader itself had to leave out."""
 
 
 def id_of_path(path: str) -> str:
@@ -31,6 +35,30 @@ def id_of_path(path: str) -> str:
     return path.removeprefix("./").replace("/", ":").replace("#", "%23")
 
 
+def split_of_name(name: str) -> str | None:
+    """The split that a file's or folder's name ends in or starts with, or None.
+
+    >>> split_of_name("train-00007.tar"), split_of_name("flickr30k_val.json"), split_of_name("trains.tar")
+    ('train', 'val', None)
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((SPLIT_ALIASES[word] for word in reversed(words) if word in SPLIT_ALIASES), None)
+
+
+def captions_of(value: Any, where: str) -> tuple[str, ...]:
+    """The captions that a JSON value holds: a text, or a list of texts.
+
+    Raises:
+        DataError: the value is something else; the message starts with `where`.
+    """
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            inside = "a list with " if isinstance(value, list) else ""
+            raise DataError(f"{where}: captions must be a text or a list of texts, got {inside}{json_kind(text)}.")
+    return tuple(texts)
+
+
 def read_text(path: Path) -> str:
     """A file's text; bytes that aren't UTF-8 become lone surrogates, so that only their captions are lost.
 
@@ -39,6 +67,20 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}); check the path.") from None
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """A file's lines without their "\\n", read one by one, decoded as `read_text` does.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape").removesuffix("\n")
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}); check the path.") from None
 

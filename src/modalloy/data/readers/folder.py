@@ -34,7 +34,7 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"the folder {root} isn't there; check the path.")
-    paths = sorted(_image_paths(root))
+    paths = sorted(image_paths(root))
     if not paths:
         raise DataError(f"{root} holds no images; a picture's name ends in one of {', '.join(SUFFIXES)}.")
     return Collection(
@@ -43,7 +43,8 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
     )
 
 
-def _image_paths(root: Path) -> Iterator[str]:
+def image_paths(root: Path) -> Iterator[str]:
+    """The paths of all pictures in a folder and its subfolders that aren't hidden, relative to it."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__MACOSX"))]
         for name in names:

@@ -3,15 +3,15 @@
 Source: A. Karpathy, L. Fei-Fei, "Deep visual-semantic alignments for generating image descriptions" (2015).
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from modalloy.data.build import SPLIT_ALIASES, Record
+from modalloy.data.build import Record
+from modalloy.data.json_kind import json_kind
+from modalloy.data.readers.benchmarks import KARPATHY_IMAGES, check_benchmark
 from modalloy.data.readers.collection import Collection, image_folder, parse_json, read_text
 from modalloy.errors import DataError
-
-TEST_IMAGES = {"flickr30k": 1000, "coco": 5000}
-"""The size of each published test part that figures are compared on."""
 
 
 def read_karpathy(path: str | Path, images: str | Path | None = None) -> Collection:
@@ -23,7 +23,8 @@ def read_karpathy(path: str | Path, images: str | Path | None = None) -> Collect
             beside the file, else the file's folder.
 
     Raises:
-        DataError: the file isn't of this form (the entry is named), or its test part isn't the published one.
+        DataError: the file isn't of this form (the entry is named), or a part of a named benchmark (by its
+            "dataset", else by the file's name) has another number of images than published.
     """
     path = Path(path)
     beside = path.parent / "images"
@@ -37,30 +38,30 @@ def read_karpathy(path: str | Path, images: str | Path | None = None) -> Collect
 
 
 def _record(entry: Any, where: str, root: Path) -> Record:
-    try:
-        name, split = entry["filename"], entry["split"]
-        captions = tuple(sentence["raw"] for sentence in entry["sentences"])
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{where} isn't Karpathy's JSON ({error!r}); it needs filename, split and sentences[].raw."
-        ) from None
-    if not all(isinstance(text, str) for text in (name, split, *captions)):
-        raise DataError(f"{where}: filename, split and each caption must be texts.")
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} isn't Karpathy's JSON: it should be an object, got {json_kind(entry)}.")
+    name, split = _text(entry, "filename", where), _text(entry, "split", where)
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
+        raise DataError(f"{where} isn't Karpathy's JSON: 'sentences' should be a list of objects.")
+    captions = tuple(_text(sentence, "raw", f"{where}.sentences[{row}]") for row, sentence in enumerate(sentences))
     folder = entry.get("filepath")
     inside = f"{folder}/{name}" if isinstance(folder, str) and folder else name
     found = inside if inside == name or (root / inside).is_file() else name
-    return Record(Path(name).stem, found, split, captions)
+    return Record(Path(name).stem, found, sys.intern(split), captions)
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str:
+    if key not in entry:
+        raise DataError(f"{where} isn't Karpathy's JSON: there is no '{key}'.")
+    if not isinstance(entry[key], str):
+        raise DataError(f"{where}: '{key}' must be a text, got {json_kind(entry[key])}.")
+    return entry[key]
 
 
 def _expected(dataset: object, records: tuple[Record, ...], path: Path) -> dict[str, int]:
-    """What the test part must hold, if there is one and it claims to be a published one."""
-    found = sum(SPLIT_ALIASES.get(record.split.strip().lower()) == "test" for record in records)
-    wanted = next((size for name, size in TEST_IMAGES.items() if name in str(dataset).lower()), None)
-    if wanted is None or not found:
+    """What the test part must hold, if there is one and the file claims to be a benchmark."""
+    benchmark = next((name for name in KARPATHY_IMAGES if name in str(dataset).lower()), None)
+    if benchmark is None:
         return {}
-    if found != wanted:
-        raise DataError(
-            f"{path}: the Karpathy test part of {dataset} has {wanted:,} images, this file has {found:,}; "
-            "use the published file, or give the file another 'dataset' name if it is another split."
-        )
-    return {"test": wanted}
+    return check_benchmark(benchmark, records, path, "give the file another 'dataset' name")

@@ -1,18 +1,42 @@
 """Picks the reader for a path by what is found there."""
 
-from collections.abc import Callable
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from modalloy.data.build import Reject, build_manifest
 from modalloy.data.item import is_item_line
 from modalloy.data.manifest import Manifest
-from modalloy.data.readers.collection import Collection, read_text
-from modalloy.data.readers.folder import read_folder
+from modalloy.data.readers.braces import expand_braces, has_braces
+from modalloy.data.readers.caption_list import is_caption_list, list_name, read_caption_lists
+from modalloy.data.readers.collection import Collection, text_lines
+from modalloy.data.readers.flickr_token import read_token
+from modalloy.data.readers.folder import image_paths, read_folder
 from modalloy.data.readers.karpathy import read_karpathy
 from modalloy.data.readers.table import read_csv, read_jsonl
+from modalloy.data.readers.tars import read_tars
 from modalloy.errors import DataError
 
+_TABLES: dict[str, Callable[..., Collection]] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".txt": read_csv,
+    ".token": read_token,
+    ".token.txt": read_token,
+}
 _INDEX_FILES = ("manifest.jsonl", "dataset_*.json", "metadata.jsonl", "metadata.csv")
+_HUGGING_FACE = ("dataset_dict.json", "state.json", "*.parquet", "data/*.parquet")
+_COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_KNOWN = (
+    "a folder of pictures or tars, a manifest or rows (.jsonl, .ndjson), a table (.csv, .tsv, .txt), Karpathy's JSON "
+    "or a caption list of BLIP or ALBEF (.json), Flickr's captions (.token), webdataset tars (.tar), or several "
+    "lists or tars such as shards/{000..012}.tar; a Hugging Face dataset is imported first "
+    "(modalloy import dataset)"
+)
 
 
 def read_collection(
@@ -20,9 +44,12 @@ def read_collection(
 ) -> tuple[Manifest, list[Reject]]:
     """Reads a collection of any known form and checks its files.
 
-    A file is read by its suffix: .json as Karpathy's JSON, .jsonl as a saved manifest (taken as it is) or as
-    rows, .csv, .tsv and .txt as a table. In a folder a manifest.jsonl, dataset_*.json, metadata.jsonl or
-    metadata.csv is looked for, in this order; without one its images are read, with sidecar captions.
+    A file is read by its suffix: .json as Karpathy's JSON or, where it holds a list, as a caption list of BLIP
+    or ALBEF; .jsonl as a saved manifest (taken as it is) or as rows; .csv, .tsv and .txt as a table; .token as
+    Flickr's captions; .tar as a webdataset tar. Several lists or tars make one collection when named by braces:
+    `coco_karpathy_{train,val,test}.json`, `shards/{000..012}.tar`. In a folder a manifest.jsonl,
+    dataset_*.json, metadata.jsonl, metadata.csv, caption lists (*_train.json, *_val.json, *_test.json) and
+    tars are looked for, in this order; without them its images are read, with sidecar captions.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -33,7 +60,7 @@ def read_collection(
     (['cat.png'], [])
 
     Args:
-        path: a file or a folder.
+        path: a file, a folder, or a pattern with braces.
         images: the folder that image paths start from, where it isn't the file's own.
         split: the split of images for which the collection names none.
         decode: whether to decode each image fully instead of its header alone; slower, finds truncated files.
@@ -41,52 +68,92 @@ def read_collection(
     Raises:
         DataError: the form isn't known, or the collection's structure is at fault.
     """
-    path = _index_file(Path(path)) if Path(path).is_dir() else Path(path)
+    root, files = _found(Path(path))
+    if len(files) == 1 and _is_manifest(files[0]):
+        return Manifest.load(files[0], images), []
+    collection = _read(root, files, images, split)
+    manifest, rejects = build_manifest(collection.records, collection.root, expected=collection.expected, decode=decode)
+    return manifest, [*collection.rejects, *rejects]
+
+
+def _found(path: Path) -> tuple[Path, list[Path]]:
+    """The folder of a collection, and the files that list its images; no files for a folder of pictures."""
+    if has_braces(path):
+        root, files = expand_braces(path)
+        if (missing := next((file for file in files if not file.is_file()), None)) is not None:
+            raise DataError(f"{missing}, which {path} names, isn't there; check the path.")
+        return root, files
     if path.is_dir():
-        if images is not None:
-            raise DataError(f"{path} has no file that lists images, so leave out the image folder {images}.")
-        collection = read_folder(path, split)
-    elif not path.exists():
+        return path, _files_of_folder(path)
+    if not path.exists():
         raise DataError(f"{path} isn't there; check the path.")
-    elif _is_manifest(path):
-        return Manifest.load(path, images), []
-    else:
-        collection = _read_file(path, images, split)
-    return build_manifest(collection.records, collection.root, expected=collection.expected, decode=decode)
+    return path.parent, [path]
 
 
-def _index_file(folder: Path) -> Path:
-    """The file in a folder that lists its images, else the folder."""
+def _files_of_folder(folder: Path) -> list[Path]:
     for pattern in _INDEX_FILES:
-        found = sorted(folder.glob(pattern))
+        # Hugging Face calls its own files dataset_info.json and dataset_dict.json.
+        found = sorted(file for file in folder.glob(pattern) if file.stem not in ("dataset_info", "dataset_dict"))
         if len(found) > 1:
-            names = ", ".join(one.name for one in found)
-            raise DataError(f"{folder} holds several collections ({names}); name one.")
+            raise _several(folder, [one.name for one in found])
         if found:
-            return found[0]
-    return folder
+            return found
+    found = _caption_lists(folder) or _tars(folder)
+    if not found and any(next(folder.glob(pattern), None) for pattern in _HUGGING_FACE):
+        raise DataError(
+            f"{folder} is a Hugging Face dataset; import it first: modalloy import dataset {folder} --out ..."
+        )
+    return found
 
 
-def _read_file(path: Path, images: str | Path | None, split: str) -> Collection:
-    tables: dict[str, Callable[..., Collection]] = {
-        ".jsonl": read_jsonl,
-        ".ndjson": read_jsonl,
-        ".csv": read_csv,
-        ".tsv": read_csv,
-        ".txt": read_csv,
-    }
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        return read_karpathy(path, images)
-    if suffix not in tables:
-        known = ", ".join([".json", *tables])
-        raise DataError(f"{path} isn't a known collection: it should be a folder or end in {known}.")
-    return tables[suffix](path, images, split)
+def _caption_lists(folder: Path) -> list[Path]:
+    lists: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(folder.glob("*.json")):
+        name, split = list_name(file)
+        if split is not None and is_caption_list(file):
+            lists[name].append(file)
+    if len(lists) > 1:
+        raise _several(folder, [f"{name}_{{train,val,test}}.json" for name in lists])
+    return next(iter(lists.values()), [])
+
+
+def _tars(folder: Path) -> list[Path]:
+    tars = sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")])
+    tars = [tar for tar in tars if not tar.name.startswith(".")]
+    if tars and (picture := next(image_paths(folder), None)) is not None:
+        raise DataError(
+            f"{folder} holds both tars ({tars[0].name}, ...) and pictures ({picture}, ...); name the tars "
+            f"(for example {folder}{os.sep}{{000..012}}.tar), or keep them elsewhere."
+        )
+    return tars
+
+
+def _several(folder: Path, names: Sequence[str]) -> DataError:
+    return DataError(f"{folder} holds several collections ({', '.join(names)}); name one.")
+
+
+def _read(root: Path, files: Sequence[Path], images: str | Path | None, split: str) -> Collection:
+    if all(file.suffix.lower() == ".tar" for file in files):
+        if images is not None:
+            raise DataError(f"{root} has no file that lists images, so leave out the image folder {images}.")
+        return read_tars(files, root, split) if files else read_folder(root, split)
+    if all(file.suffix.lower() == ".json" and is_caption_list(file) for file in files):
+        return read_caption_lists(files, images, split)
+    if len(files) > 1:
+        raise DataError(f"only tars, or caption lists in JSON, can be read together, not {files[0]} and {files[1]}.")
+    (file,) = files
+    name = file.name.lower()
+    if name.endswith(_COMPRESSED_TARS):
+        raise DataError(f"{file} is compressed, so that it can't be read in place; uncompress it to a plain .tar.")
+    if name.endswith(".json"):
+        return read_karpathy(file, images)
+    # The longest suffix that fits: .token.txt isn't a table.
+    suffix = max((known for known in _TABLES if name.endswith(known)), key=len, default=None)
+    if suffix is None:
+        raise DataError(f"{file} isn't a known collection; it should be {_KNOWN}.")
+    return _TABLES[suffix](file, images, split)
 
 
 def _is_manifest(path: Path) -> bool:
     """Whether one of the first two lines is an item's (the first may name the root)."""
-    if path.suffix.lower() != ".jsonl":
-        return False
-    first_lines = read_text(path).split("\n", 2)[:2]
-    return any(is_item_line(line) for line in first_lines)
+    return path.suffix.lower() == ".jsonl" and any(is_item_line(line) for line in islice(text_lines(path), 2))

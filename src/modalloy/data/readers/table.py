@@ -1,7 +1,6 @@
 """Reads collections kept as rows: JSON lines or CSV, an image or one of its captions a row."""
 
 import csv
-import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from modalloy.data.build import Record
-from modalloy.data.readers.collection import Collection, id_of_path, image_folder, parse_json, read_text
+from modalloy.data.json_kind import json_kind
+from modalloy.data.readers.collection import Collection, id_of_path, image_folder, parse_json, text_lines
 from modalloy.errors import DataError
 
 PATH_KEYS = ("path", "file_name", "filename", "filepath", "image_path", "image", "image_name")
@@ -34,7 +34,7 @@ def read_jsonl(path: str | Path, images: str | Path | None = None, split: str = 
     """
     path = Path(path)
     root = image_folder(images, path.parent)
-    return Collection(root, _grouped(_jsonl_rows(path), split))
+    return Collection(root, _grouped(path, _jsonl_rows(path), split))
 
 
 def read_csv(path: str | Path, images: str | Path | None = None, split: str = "train") -> Collection:
@@ -53,12 +53,12 @@ def read_csv(path: str | Path, images: str | Path | None = None, split: str = "t
     """
     path = Path(path)
     root = image_folder(images, path.parent)
-    return Collection(root, _grouped(_csv_rows(path), split))
+    return Collection(root, _grouped(path, _csv_rows(path), split))
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    where: str
+    line: int
     path: str
     id: str | None
     split: str | None
@@ -74,7 +74,7 @@ class _Group:
     captions: list[str] = field(default_factory=list)
 
 
-def _grouped(rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
+def _grouped(path: Path, rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
     """One record an image, in the order of first rows."""
     groups: dict[str, _Group] = {}
     for row in rows:
@@ -83,9 +83,11 @@ def _grouped(rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
         first = group.first
         if first is not row:
             if row.whole or first.whole or first.path != row.path:
-                raise DataError(f"{row.where}: the id {id!r} stands at {first.where} already; ids must be unique.")
+                raise DataError(
+                    f"{path}:{row.line}: the id {id!r} stands at {path}:{first.line} already; ids must be unique."
+                )
             if (first.split, first.family) != (row.split, row.family):
-                raise DataError(f"{row.where}: {id!r} has another split or family than at {first.where}.")
+                raise DataError(f"{path}:{row.line}: {id!r} has another split or family than at {path}:{first.line}.")
         group.captions += row.captions
     return tuple(
         Record(id, group.first.path, group.first.split or split, tuple(group.captions), group.first.family)
@@ -93,7 +95,8 @@ def _grouped(rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
     )
 
 
-def _row(value: Mapping[str, Any], where: str) -> _Row:
+def _row(value: Mapping[str, Any], file: Path, line: int) -> _Row:
+    where = f"{file}:{line}"
     path = _text(value, PATH_KEYS, where)
     if path is None:
         raise DataError(f"{where}: no image path; it should stand under one of {', '.join(PATH_KEYS)}.")
@@ -101,10 +104,13 @@ def _row(value: Mapping[str, Any], where: str) -> _Row:
     if captions is None:
         caption = _text(value, CAPTION_KEYS, where)
         captions = [] if caption is None else [caption]
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DataError(f"{where}: captions must be a list of texts, got {captions!r}.")
+    if not isinstance(captions, list):
+        raise DataError(f"{where}: captions must be a list of texts, got {json_kind(captions)}.")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise DataError(f"{where}: captions must be a list of texts, got a list with {json_kind(caption)}.")
     id, split, family = (_text(value, (key,), where) or None for key in ("id", "split", "family"))
-    return _Row(where, path, id, split and sys.intern(split), family, tuple(captions), whole)
+    return _Row(line, path, id, split and sys.intern(split), family, tuple(captions), whole)
 
 
 def _text(value: Mapping[str, Any], keys: Iterable[str], where: str) -> str | None:
@@ -114,44 +120,41 @@ def _text(value: Mapping[str, Any], keys: Iterable[str], where: str) -> str | No
         if isinstance(found, int) and not isinstance(found, bool):
             return str(found)
         if found is not None and not isinstance(found, str):
-            raise DataError(f"{where}: {key} must be a text, got {found!r}.")
+            raise DataError(f"{where}: {key} must be a text, got {json_kind(found)}.")
         if found is not None:
             return found
     return None
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if line.strip():
-            where = f"{path}:{number}"
-            value = parse_json(line, where)
+            value = parse_json(line, f"{path}:{number}")
             if not isinstance(value, dict):
-                raise DataError(f"{where}: a line must hold an object, got {type(value).__name__}.")
-            yield _row(value, where)
+                raise DataError(f"{path}:{number}: a line must hold an object, got {json_kind(value)}.")
+            yield _row(value, path, number)
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    text = read_text(path)
-    header = text.split("\n", 1)[0]
+    header = next(text_lines(path), "")
     for delimiter in _DELIMITERS:
         columns = [column.strip().lower() for column in next(csv.reader([header], delimiter=delimiter), [])]
         if set(columns) & set(PATH_KEYS):
             break
     else:
         raise DataError(f"{path}:1: no column of image paths; call it one of {', '.join(PATH_KEYS)}.")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = csv.reader((f"{line}\n" for line in text_lines(path)), delimiter=delimiter)
     try:
         next(rows)
         for row in rows:
             if any(cell.strip() for cell in row):
-                where = f"{path}:{rows.line_num}"
                 if len(row) > len(columns):
                     raise DataError(
-                        f"{where}: {len(row)} values for {len(columns)} columns; put quotes around a caption "
-                        f"that holds {delimiter!r}."
+                        f"{path}:{rows.line_num}: {len(row)} values for {len(columns)} columns; put quotes around a "
+                        f"caption that holds {delimiter!r}."
                     )
                 # A row that ends early lacks its caption: only that caption is lost.
                 cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
-                yield _row(dict(zip(columns, cells, strict=True)), where)
+                yield _row(dict(zip(columns, cells, strict=True)), path, rows.line_num)
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: not CSV ({error}).") from None
