@@ -1,19 +1,27 @@
+import errno
+import itertools
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
+from modalloy import files
 from modalloy.data.manifest import Manifest
 from modalloy.encoders.base import Encoded, Modality
 from modalloy.errors import ConfigError, FeatureError
-from modalloy.features import FeatureStore, extract
+from modalloy.features import FeatureStore, extract, lock, writer
+from modalloy.features.sources import Captions
 
 SMALL = {"batch_size": 2, "shard_size": 3, "workers": 2, "progress": False}
 
@@ -357,3 +365,99 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path, files_
         assert len(expected) == 5
         for moment in range(1, moments):
             assert files_in(tmp_path / f"moment-{moment}" / store) == expected, moment
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_loses_nothing(encoder, make_collection, tmp_path, files_in, monkeypatch, full) -> None:
+    collection, folder = make_collection(8), tmp_path / "features"
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_shard", fails_at(2, writer.write_shard, full))
+        with pytest.raises(FeatureError, match=r"The disk is full \(.* GB free at .*features\).*goes on from there"):
+            extract(encoder, "image", collection, folder, **SMALL)
+    assert set(files_in(folder)) == {"shard-00000.safetensors"}
+    extract(encoder, "image", collection, folder, **SMALL)
+    assert files_in(folder) == files_in(extract(encoder, "image", collection, tmp_path / "whole", **SMALL).folder)
+
+
+def test_a_disk_that_is_full_at_the_end_loses_nothing(encoder, make_collection, tmp_path, monkeypatch) -> None:
+    collection, folder = make_collection(8), tmp_path / "features"
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        # After three shards come the ids.
+        patch.setattr(files.os, "replace", fails_at(4, os.replace, full))
+        with pytest.raises(FeatureError, match="The disk is full"):
+            extract(encoder, "image", collection, folder, **SMALL)
+    assert len(list(folder.iterdir())) == 3
+    assert len(extract(encoder, "image", collection, folder, **SMALL)) == 8
+
+
+def test_another_failure_of_the_disk_stays_what_it_is(encoder, make_collection, tmp_path, monkeypatch) -> None:
+    broken = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(writer, "write_shard", fails_at(1, writer.write_shard, broken))
+    with pytest.raises(OSError, match="Input/output error"):
+        extract(encoder, "image", make_collection(2), tmp_path / "features", **SMALL)
+
+
+def fails_at(moment: int, function: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """The function, but its call number `moment` raises."""
+    calls = itertools.count(1)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == moment:
+            raise error
+        return function(*arguments, **options)
+
+    return call
+
+
+def test_one_line_tells_how_fast_it_went(encoder, make_collection, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    collection = make_collection(8)
+    for _ in range(2):
+        extract(encoder, "text", collection, tmp_path / "features", **SMALL)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(
+        r"fake text: 16 items in [\d.]+ s \([\d,]+/s; the model waited \d+% of it for its input\)", line
+    )
+    (tmp_path / "features" / "shard-00002.safetensors").unlink()
+    extract(encoder, "text", collection, tmp_path / "features", **SMALL)
+    assert caplog.records[1].getMessage().startswith("fake text: 3 items in ")
+    (tmp_path / "features" / "manifest.json").unlink()
+    extract(encoder, "text", collection, tmp_path / "features", **SMALL)
+    assert len(caplog.records) == 2
+
+
+def test_two_extractions_into_one_folder_at_once_are_refused(
+    encoder, make_collection, tmp_path, monkeypatch, files_in
+) -> None:
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.01)
+    collection, folder = make_collection(4), tmp_path / "features"
+    with lock.only_writer(folder):
+        with pytest.raises(FeatureError, match=rf"Another extraction is writing to {folder}; wait for its end"):
+            extract(encoder, "image", collection, folder, **SMALL)
+        assert not folder.exists()
+        extract(encoder, "text", collection, tmp_path / "others", **SMALL)
+    extract(encoder, "image", collection, folder, **SMALL)
+    with lock.only_writer(folder):
+        assert len(extract(encoder, "image", collection, folder, **SMALL)) == 4
+
+
+def test_rows_may_come_from_another_source(encoder, make_collection, tmp_path) -> None:
+    class Reversed(Captions):
+        def load(self, row: int) -> str:
+            return super().load(row)[::-1]
+
+        def content(self, row: int) -> str:
+            return f"reversed {super().content(row)}"
+
+    collection = make_collection(4)
+    source = Reversed(collection)
+    store = extract(encoder, "text", collection, tmp_path / "features", **SMALL, source=source)
+    assert store.collection == source.digest() != Captions(collection).digest()

@@ -1,9 +1,12 @@
 import pytest
 import torch
+from PIL import Image
 
 from modalloy.data import Manifest
+from modalloy.data.rand_augment import RandAugment
 from modalloy.errors import FeatureError
 from modalloy.features import extract, pad
+from modalloy.features.sources import AugmentedImages
 from modalloy.fusion import FeatureSet, InputShape, TowerConfig, TowerFuser, input_shapes
 
 
@@ -108,3 +111,96 @@ def test_only_what_reads_tokens_needs_them(sets, method):
     assert fuser.reads_tokens == (method == "hada")
     if not fuser.reads_tokens:
         assert torch.equal(fuser.embed("image", full), fuser.embed("image", bare))
+
+
+# Augmented copies -----------------------------------------------------------------------------------------
+
+
+class Repainted(AugmentedImages):
+    """Copies that can be told apart by their colour."""
+
+    def load(self, row):
+        super().load(row)
+        return Image.new("RGB", (2, 2), (10 + 20 * row, 200 - 90 * self._copy, 33))
+
+
+@pytest.fixture(scope="module")
+def augmented(manifest, encoders, tmp_path_factory):
+    """Encoder 0 has two copies of the training images, encoder 1 the first of them only; image 2 is damaged."""
+    folder = tmp_path_factory.mktemp("augmented")
+    stores = [
+        [
+            extract(
+                encoder,
+                "image",
+                manifest,
+                folder / f"{position}-{copy}",
+                workers=1,
+                progress=False,
+                source=Repainted(manifest, RandAugment(), copy),
+            )
+            for copy in range(2 - position)
+        ]
+        for position, encoder in enumerate(encoders)
+    ]
+    return stores
+
+
+def test_a_batch_mixes_the_chosen_copies(sets, augmented):
+    features = FeatureSet(sets["image"].stores, augmented)
+    assert features.copies == 2
+    rows, copies = torch.tensor([5, 0, 3, 1, 4, 0]), torch.tensor([1, -1, 0, 0, 1, 1])
+    batch = features.batch(rows, copies=copies)
+    for position, each in enumerate(batch):
+        for place, (row, copy) in enumerate(zip(rows.tolist(), copies.tolist(), strict=True)):
+            # Encoder 1 has no second copy.
+            plain = copy < 0 or copy >= 2 - position
+            store = features.stores[position] if plain else augmented[position][copy]
+            row_there = store.rows_of([str(row)])
+            assert torch.equal(each.embedding[place], store.embeddings(row_there)[0])
+            tokens = store.tokens(row_there)[0].float()
+            assert torch.equal(each.tokens[place][each.mask[place]], tokens)
+            assert not each.tokens[place][~each.mask[place]].any()
+    assert not torch.equal(batch[0].embedding, features.batch(rows)[0].embedding)
+
+
+def test_copies_chosen_for_nobody_change_nothing(sets, augmented):
+    features, rows = FeatureSet(sets["image"].stores, augmented), torch.tensor([5, 0, 3])
+    for plain, mixed in zip(features.batch(rows), features.batch(rows, copies=torch.full((3,), -1)), strict=True):
+        assert torch.equal(plain.embedding, mixed.embedding) and torch.equal(plain.tokens, mixed.tokens)
+    none = torch.tensor([], dtype=torch.long)
+    assert len(features.batch(none, copies=none)[0].embedding) == 0
+    without = features.batch(rows, tokens=False, copies=torch.tensor([0, 1, -1]))
+    assert without[0].tokens.shape == (3, 0, 2)
+
+
+def test_a_rejected_or_missing_copy_is_replaced_by_the_item_itself(sets, augmented, manifest, encoders, tmp_path):
+    features = FeatureSet(sets["image"].stores, augmented)
+    # Image 2's copies were rejected as it was itself, and image 7 is no training image.
+    rows = torch.tensor([2, 7, 5])
+    batch = features.batch(rows, copies=torch.zeros(3, dtype=torch.long))
+    assert torch.equal(batch[0].embedding[1], features.embeddings(0, rows)[1])
+    assert not torch.equal(batch[0].embedding[2], features.embeddings(0, rows)[2])
+    assert batch[0].embedding[0].isnan().all()
+    assert [copies.lacking(rows) for copies in features.augmented] == [4, 2]
+    assert features.augmented[0].lacking(torch.tensor([0, 1, 3, 4, 5])) == 0
+
+
+def test_without_copies_there_are_none(sets):
+    assert sets["image"].copies == 0
+    rows = torch.tensor([5, 0])
+    batch = sets["image"].batch(rows, copies=torch.tensor([0, 3]))
+    assert torch.equal(batch[0].tokens, sets["image"].batch(rows)[0].tokens)
+
+
+def test_copies_of_other_encoders_or_items_are_refused(sets, augmented, manifest, encoders, tmp_path):
+    stores = sets["image"].stores
+    with pytest.raises(FeatureError, match="augmented copies for 1 of 2 encoders"):
+        FeatureSet(stores, augmented[:1])
+    with pytest.raises(FeatureError, match="weren't made by the encoder of"):
+        FeatureSet(stores, augmented[::-1])
+    with pytest.raises(FeatureError, match="weren't made by the encoder of"):
+        FeatureSet(stores, [[sets["text"].stores[0]], []])
+    few = FeatureSet([extract(encoders[0], "image", manifest.split("val"), tmp_path, workers=1, progress=False)]).stores
+    with pytest.raises(FeatureError, match="6 of 6 ids aren't in"):
+        FeatureSet(few, [augmented[0]])

@@ -100,3 +100,37 @@ def test_seed_epoch_decides_the_global_random_numbers():
     with torch.random.fork_rng():
         assert draws(1, 2) == draws(1, 2)
         assert draws(1, 2) != draws(2, 1)
+
+
+def copies_drawn(sampler: PairSampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    return [copy for rows in sampler for copy in rows.copies.tolist()]
+
+
+@pytest.mark.parametrize("probability", [0.25, 0.75, 1.0])
+def test_copies_are_drawn_evenly_with_the_given_probability(probability):
+    sampler = PairSampler(caption_image([1] * 500), batch_size=64, seed=3, copies=3, augment_probability=probability)
+    drawn_copies = torch.tensor([copies_drawn(sampler, epoch) for epoch in range(12)])
+    assert set(drawn_copies.unique().tolist()) <= {-1, 0, 1, 2}
+    assert (drawn_copies >= 0).double().mean().item() == pytest.approx(probability, abs=0.02)
+    for copy in range(3):
+        assert (drawn_copies == copy).double().mean().item() == pytest.approx(probability / 3, abs=0.02)
+    assert not torch.equal(drawn_copies[0], drawn_copies[1])
+    # Which copy is drawn has nothing to do with which image it is.
+    assert drawn_copies.double().mean(dim=0).std() < 1
+
+
+def test_copies_depend_on_seed_and_epoch_alone_and_change_no_pair():
+    images = caption_image([3] * 40)
+    options = {"batch_size": 8, "copies": 2, "augment_probability": 0.5}
+    one, other = (PairSampler(images, seed=5, **options) for _ in range(2))
+    copies_drawn(one, 0)
+    assert copies_drawn(one, 7) == copies_drawn(other, 7)
+    assert copies_drawn(one, 7) != copies_drawn(PairSampler(images, seed=6, **options), 7)
+    assert drawn(one, 7) == drawn(PairSampler(images, batch_size=8, seed=5), 7)
+
+
+@pytest.mark.parametrize(("copies", "probability"), [(0, 0.75), (3, 0.0)])
+def test_without_copies_or_chance_none_are_drawn(copies, probability):
+    sampler = PairSampler(caption_image([1] * 9), batch_size=4, seed=0, copies=copies, augment_probability=probability)
+    assert all(rows.copies is None for rows in sampler)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalloy.errors import ConfigError, DataError, FeatureError
 from modalloy.files import sha256_of_text
@@ -130,6 +130,19 @@ class Encoder(ABC):
     """What `load_encoder` takes to build this encoder again: "efficientnet-lite0"."""
     modalities: tuple[Modality, ...]
     """What it encodes."""
+    device: torch.device = torch.device("cpu")
+    """Where the model runs; what `forward` gives may live there too."""
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the model to a device, such as "cuda:0"."""
+        self.device = torch.device(device)
+        for part in self._parts():
+            part.to(self.device)
+        return self
+
+    def _parts(self) -> "Iterable[nn.Module | Encoder]":
+        """What has to move with the encoder: its networks, unless a subclass says otherwise."""
+        return [value for value in vars(self).values() if isinstance(value, nn.Module)]
 
     @abstractmethod
     def fingerprint(self, modality: Modality) -> Fingerprint:

@@ -78,7 +78,7 @@ class EfficientNetLite(PackagedBackbone):
     def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
         """Runs the network; the summary token is the mean of the cells that follow it."""
         self._require(modality)
-        batch = self._images.normalise(list(prepared)).to(memory_format=torch.channels_last)
+        batch = self._images.normalise(list(prepared)).to(self.device, memory_format=torch.channels_last)
         cells: Float[Tensor, "batch cells width"] = self._model(batch).flatten(2).transpose(1, 2)
         summary = cells.mean(dim=1, keepdim=True)
         tokens = torch.cat([summary, cells], dim=1)

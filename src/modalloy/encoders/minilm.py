@@ -78,8 +78,8 @@ class MiniLM(PackagedBackbone):
         """Runs the transformer on texts padded to the longest; padding is masked and never returned."""
         self._require(modality)
         lengths = torch.tensor([len(ids) for ids in prepared])
-        ids = nn.utils.rnn.pad_sequence(list(prepared), batch_first=True)
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        ids = nn.utils.rnn.pad_sequence(list(prepared), batch_first=True).to(self.device)
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(self.device)
         hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         summary = _masked_mean(hidden, mask)
         tokens = torch.cat([summary[:, None], hidden], dim=1)

@@ -94,7 +94,8 @@ class ViT(PackagedBackbone):
     def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
         """Runs the blocks up to the chosen one, and the final norm; the summary token is the CLS."""
         self._require(modality)
-        hidden = self._model(self._images.normalise(list(prepared)), blocks=_BLOCKS + 1 + self._block)
+        images = self._images.normalise(list(prepared)).to(self.device)
+        hidden = self._model(images, blocks=_BLOCKS + 1 + self._block)
         hidden = self._model.norm(hidden)
         summary, patches = hidden[:, :1], hidden[:, 1:]
         tokens = torch.cat([summary, _pool_grid(patches, self._pooling)], dim=1)

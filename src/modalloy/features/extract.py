@@ -1,22 +1,19 @@
-"""From a collection to stored features: worker threads decode, this one runs the model, another writes.
-
-Batches end at a shard's end, so a shard's bytes don't depend on where a run was interrupted.
-"""
+"""From a collection to stored features, in this process, in one a device, or on several machines."""
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
+from typing import Literal, get_args
 
 from modalloy.data.manifest import Manifest
-from modalloy.encoders.base import Encoder, Modality, Prepared
-from modalloy.errors import ConfigError, FeatureError, ModalloyError
-from modalloy.features.assembly import Features, Rejection, assemble, encode
-from modalloy.features.shard import Reject
+from modalloy.encoders.base import Encoder, Modality
+from modalloy.errors import ConfigError
+from modalloy.features.devices import make_shards_on, require_devices
+from modalloy.features.lock import only_writer
+from modalloy.features.pipeline import Job, Timing, make_shards
 from modalloy.features.sources import Source, source_of
 from modalloy.features.store import FeatureStore
 from modalloy.features.store_manifest import Description
@@ -24,6 +21,10 @@ from modalloy.features.writer import StoreWriter, finished_store, shard_ranges
 from modalloy.progress import progress_bar
 
 _log = logging.getLogger(__name__)
+
+Runner = Literal["local", "ray"]
+SHARD_SIZE = 256
+"""Items of a shard."""
 
 
 def extract(
@@ -34,8 +35,12 @@ def extract(
     *,
     batch_size: int = 32,
     workers: int | None = None,
-    shard_size: int = 256,
+    processes: bool = False,
+    devices: Sequence[str] = (),
+    runner: Runner = "local",
+    shard_size: int = SHARD_SIZE,
     progress: bool = True,
+    source: Source | None = None,
 ) -> FeatureStore:
     """Stores an encoder's features of every image, or every caption, of a collection.
 
@@ -46,13 +51,23 @@ def extract(
 
     Args:
         batch_size: items per forward pass.
-        workers: threads that decode and preprocess (default: one a core, at most 4).
+        workers: threads that decode and preprocess, of each device (default: one a core, at most 4).
+        processes: processes instead of these threads: where the model encodes more items a second than one
+            Python interpreter can hand on, as on a fast accelerator.
+        devices: where the encoder runs; of several each has a process, which builds the encoder by its spec.
+            Default: where it is.
+        runner: "local" is this machine; "ray" is the cluster that Ray finds, each of whose machines must see
+            the collection and `folder` under the same path; there an encoder has an accelerator of Ray's choice,
+            if there is one, instead of `devices`.
         shard_size: items per file.
         progress: shows a bar with the time left on stderr.
+        source: the rows, where they aren't the collection's images or captions as they are.
 
     Raises:
-        ConfigError: an option is out of range, or the encoder doesn't encode `modality`.
-        FeatureError: the folder holds another encoder's features, or the encoder breaks its contract.
+        ConfigError: an option is out of range, the encoder doesn't encode `modality`, or a process of its own
+            can't build it.
+        FeatureError: the folder holds another encoder's features, another extraction writes to it, the encoder
+            breaks its contract, the disk is full, or a process was killed.
 
     >>> import tempfile
     >>> from modalloy.data.manifest import Item, Manifest
@@ -63,11 +78,36 @@ def extract(
     >>> list(store.ids), tuple(store.embeddings().shape)
     (['phone#0', 'phone#1'], (2, 384))
     """
-    workers = min(4, os.cpu_count() or 1) if workers is None else workers
-    _check(encoder, modality, batch_size, workers)
-    folder, source = Path(folder), source_of(manifest, modality)
+    workers = max(1, min(4, (os.cpu_count() or 1) // max(1, len(devices)))) if workers is None else workers
+    _check(encoder, modality, batch_size, workers, runner)
+    require_devices(devices)
+    folder, source = Path(folder), source_of(manifest, modality) if source is None else source
+    description = describe(encoder, modality, source)
     ranges = shard_ranges(len(source), shard_size)
-    description = Description(
+    store = finished_store(folder, description)
+    if store is not None:
+        return store
+    with only_writer(folder):
+        items = tuple(source.digest(rows) for rows in ranges)
+        # Absolute, as a process on another machine works elsewhere.
+        job = Job(folder.absolute(), description, source, shard_size, items, batch_size, workers, processes)
+        writer = StoreWriter(folder, description, source.ids, shard_size, items)
+        missing, start = writer.missing, perf_counter()
+        with _bar(f"{encoder.spec} {modality}", ranges, missing, progress) as advance:
+            timings = _run(runner, devices, encoder, job, missing, advance)
+        writer.take_over()
+        store = writer.finish()
+    if missing:
+        rows = sum(len(ranges[index]) for index in missing)
+        _log.info("%s %s: %s", encoder.spec, modality, throughput(rows, perf_counter() - start, timings))
+    if store.rejects():
+        _log.warning("%s: %d of %d items rejected, see rejects.jsonl", folder, len(store.rejects()), len(store))
+    return store
+
+
+def describe(encoder: Encoder, modality: Modality, source: Source) -> Description:
+    """What an encoder's features of `source` are."""
+    return Description(
         spec=encoder.spec,
         modality=modality,
         fingerprint=encoder.fingerprint(modality),
@@ -75,98 +115,57 @@ def extract(
         width=encoder.width(modality),
         collection=source.digest(),
     )
-    store = finished_store(folder, description)
-    if store is not None:
-        return store
-    writer = StoreWriter(folder, description, source.ids, shard_size, [source.digest(rows) for rows in ranges])
-    with _bar(f"{encoder.spec} {modality}", ranges, writer.missing, progress) as advance:
-        _fill(writer, encoder, modality, source, ranges, batch_size, workers, advance)
-    store = writer.finish()
-    if store.rejects():
-        _log.warning("%s: %d of %d items rejected, see rejects.jsonl", folder, len(store.rejects()), len(store))
-    return store
 
 
-def _fill(
-    writer: StoreWriter,
+def throughput(items: int, seconds: float, timings: Sequence[Timing]) -> str:
+    """One line on how fast it went, and which side was the slower: the model or what feeds it.
+
+    >>> throughput(2758, 3.1, [Timing(seconds=3.0, waited=0.12)])
+    '2,758 items in 3.1 s (890/s; the model waited 4% of it for its input)'
+    """
+    share = sum(each.waited for each in timings) / max(sum(each.seconds for each in timings), 1e-9)
+    speed = f"{items / max(seconds, 1e-9):,.0f}/s"
+    return f"{items:,} items in {seconds:,.1f} s ({speed}; the model waited {share:.0%} of it for its input)"
+
+
+def _run(
+    runner: Runner,
+    devices: Sequence[str],
     encoder: Encoder,
-    modality: Modality,
-    source: Source,
-    ranges: Sequence[range],
-    batch_size: int,
-    workers: int,
+    job: Job,
+    missing: Sequence[int],
     advance: Callable[[int], None],
-) -> None:
-    missing = writer.missing
-    dim, width = encoder.dim(modality), encoder.width(modality)
-    items = _prepared(
-        lambda row: encoder.preprocess(modality, source.load(row)),
-        (row for index in missing for row in ranges[index]),
-        workers,
-        ahead=batch_size + workers,
-    )
-    with ThreadPoolExecutor(1, "modalloy-write") as disk, closing(items):
-        writing: Future[None] | None = None
-        for index in missing:
-            rows = ranges[index]
-            features: list[Features | Rejection] = []
-            while len(features) < len(rows):
-                batch = _without_bugs(list(islice(items, min(batch_size, len(rows) - len(features)))))
-                features += encode(encoder, modality, batch)
-                advance(len(batch))
-            rejects = [
-                Reject(row, source.ids[row], source.path(row), answer.reason)
-                for row, answer in zip(rows, features, strict=True)
-                if isinstance(answer, Rejection)
-            ]
-            if writing is not None:
-                writing.result()
-            writing = disk.submit(writer.write, index, assemble(features, dim, width), rejects)
-        if writing is not None:
-            writing.result()
+) -> list[Timing]:
+    # A process takes seconds to start, so that none starts without a shard to make.
+    devices = devices[: len(missing)]
+    if not missing:
+        return []
+    if runner == "ray":
+        from modalloy.features.ray_data import make_shards_with_ray
+
+        return make_shards_with_ray(job, missing, advance)
+    if len(devices) > 1:
+        return make_shards_on(devices, job, missing, advance)
+    with placed(encoder, devices):
+        return [make_shards(encoder, job, missing, advance)]
 
 
-class _Unexpected(Rejection):
-    """A rejection by an exception that isn't one of modalloy's own."""
+@contextmanager
+def placed(encoder: Encoder, devices: Sequence[str]) -> Iterator[None]:
+    """Has the encoder on the first of `devices`, if there is one, and back where it was afterwards."""
+    before = encoder.device
+    if devices:
+        encoder.to(devices[0])
+    try:
+        yield
+    finally:
+        if devices:
+            encoder.to(before)
 
 
-def _prepared(
-    prepare: Callable[[int], Prepared], rows: Iterator[int], workers: int, ahead: int
-) -> Generator[Prepared | Rejection, None, None]:
-    """Prepares rows in worker threads, in order, with at most `ahead` of them begun and not yet taken."""
-
-    def attempt(row: int) -> Prepared | Rejection:
-        try:
-            return prepare(row)
-        except ModalloyError as error:
-            return Rejection(str(error))
-        except MemoryError:
-            raise
-        except Exception as error:
-            return _Unexpected(f"{type(error).__name__}: {error}")
-
-    with ThreadPoolExecutor(workers, "modalloy-prepare") as pool:
-        waiting = deque(pool.submit(attempt, row) for row in islice(rows, ahead))
-        try:
-            while waiting:
-                item = waiting.popleft().result()
-                waiting.extend(pool.submit(attempt, row) for row in islice(rows, 1))
-                yield item
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _without_bugs(batch: list[Prepared | Rejection]) -> list[Prepared | Rejection]:
-    """Refuses a batch of which every item failed unexpectedly: that is the encoder's fault."""
-    if len(batch) > 1 and all(isinstance(item, _Unexpected) for item in batch):
-        raise FeatureError(
-            f"The encoder's preprocess failed on all {len(batch)} items of a batch, first with: "
-            f"{batch[0].reason}. Mend the encoder."  # type: ignore[union-attr]
-        )
-    return batch
-
-
-def _check(encoder: Encoder, modality: Modality, batch_size: int, workers: int) -> None:
+def _check(encoder: Encoder, modality: Modality, batch_size: int, workers: int, runner: Runner) -> None:
+    if runner not in get_args(Runner):
+        raise ConfigError(f"runner must be one of {', '.join(get_args(Runner))}, got {runner!r}.")
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")

@@ -1,5 +1,6 @@
 """The items that one modality of a collection gives to an encoder, row by row."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -7,7 +8,9 @@ from PIL import Image
 
 from modalloy.data.images import open_image
 from modalloy.data.manifest import Manifest
+from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders.base import Modality
+from modalloy.errors import DataError
 from modalloy.features.store_manifest import digest_of_items
 
 
@@ -57,6 +60,37 @@ class Images(Source):
 
     def load(self, row: int) -> Image.Image:
         return open_image(self._manifest.absolute(self._manifest.items[row]))
+
+
+class AugmentedImages(Images):
+    """One augmented copy of each picture of some splits; its row keeps the picture's id.
+
+    Args:
+        manifest: the collection.
+        augment: how pictures are augmented.
+        copy: which copy, from 0.
+        splits: whose pictures are augmented.
+
+    Raises:
+        DataError: the splits hold no picture, or there is no such split.
+    """
+
+    def __init__(self, manifest: Manifest, augment: RandAugment, copy: int, splits: Sequence[str] = ("train",)) -> None:
+        super().__init__(manifest.split(*splits))
+        if not self.ids:
+            raise DataError(
+                f"the collection has no image in {' or '.join(splits)} to augment; its counts are "
+                f"{manifest.counts()}: set extraction.augmentations to 0."
+            )
+        self._augment = augment
+        self._copy = copy
+        self._made_by = json.dumps([augment.settings(), copy], sort_keys=True)
+
+    def content(self, row: int) -> str:
+        return f"{super().content(row)} {self._made_by}"
+
+    def load(self, row: int) -> Image.Image:
+        return self._augment(super().load(row), f"{self.ids[row]}/{self._copy}")
 
 
 class Captions(Source):

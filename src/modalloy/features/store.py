@@ -6,7 +6,7 @@ safetensors maps a file, so a shard opens in a fraction of a millisecond and onl
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,11 @@ class FeatureStore:
                 pieces[place] = shard.tokens[start:end]
         packed = torch.cat(pieces) if pieces else torch.empty(0, self.width, dtype=torch.float16)
         return packed, lengths
+
+    def under_spec(self, spec: str) -> "FeatureStore":
+        """The same features by another spec, where the recorded one doesn't lead to them."""
+        description = replace(self._manifest.description, spec=spec)
+        return FeatureStore(self.folder, replace(self._manifest, description=description), self._base)
 
     def verify(self) -> list[str]:
         """Reads every file and compares it with its checksum; gives the problems, one line each."""

@@ -1,16 +1,22 @@
-"""The write side of a feature store: shards in any order, each atomically; the manifest last."""
+"""The write side of a feature store: shards in any order, by any process, each atomically; the manifest last."""
 
+import errno
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from modalloy.encoders.base import Fingerprint
 from modalloy.errors import ConfigError, FeatureError
-from modalloy.features.shard import FileRecord, Reject, Shard, ShardLabel, read_shard, write_shard
+from modalloy.features.shard import FileRecord, Reject, Shard, ShardLabel, StoredShard, read_shard, write_shard
 from modalloy.features.store import FeatureStore
 from modalloy.features.store_manifest import Description, StoreManifest, require_fingerprint
-from modalloy.files import remove_partial_files, sha256_of, write_text
+from modalloy.files import atomic_path, remove_partial_files, sha256_of
 
 
 def shard_ranges(rows: int, shard_size: int) -> list[range]:
@@ -40,6 +46,46 @@ def finished_store(folder: Path, description: Description) -> FeatureStore | Non
     return FeatureStore.open(folder)
 
 
+class ShardWriter:
+    """Writes shards into a folder; several processes may do so at once, as long as each shard is one's.
+
+    Args:
+        items: for each shard the digest of what its rows are made from.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint, items: Sequence[str]) -> None:
+        self.folder = folder
+        self._fingerprint = fingerprint
+        self._items = items
+
+    def write(self, index: int, shard: Shard, rejects: Sequence[Reject]) -> FileRecord:
+        """Writes one shard.
+
+        Raises:
+            FeatureError: the disk is full.
+        """
+        label = ShardLabel(self._fingerprint, self._items[index], tuple(rejects))
+        with _explained_full_disk(self.folder):
+            return write_shard(self.path(index), shard, label)
+
+    def stored(self, index: int) -> StoredShard | None:
+        """The shard on disk, if there is one and its label says that it is made from its items.
+
+        Raises:
+            FeatureError: another encoder made it.
+        """
+        try:
+            stored = read_shard(self.path(index))
+        except FeatureError:
+            return None
+        require_fingerprint(self._fingerprint, stored.label.fingerprint, self.folder)
+        return stored if stored.label.items == self._items[index] else None
+
+    def path(self, index: int) -> Path:
+        """Where a shard is, or will be."""
+        return self.folder / f"shard-{index:05d}.safetensors"
+
+
 class StoreWriter:
     """Fills a folder with shards, starting from those that an earlier run left whole.
 
@@ -63,65 +109,84 @@ class StoreWriter:
         self._description = description
         self._ids = ids
         self._shard_size = shard_size
-        self._items = items
+        self._shards = ShardWriter(folder, description.fingerprint, items)
+        self._count = len(items)
         self._records: dict[int, FileRecord] = {}
         self._rejects: dict[int, tuple[Reject, ...]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial_files(folder)
-        for index in range(len(items)):
-            self._take_over(index)
+        for index in range(self._count):
+            stored = self._shards.stored(index)
+            if stored is not None and stored.is_intact():
+                self._take_over(index, stored)
         StoreManifest.remove(folder)
 
     @property
     def missing(self) -> list[int]:
         """The shards still to be written."""
-        return [index for index in range(len(self._items)) if index not in self._records]
+        return [index for index in range(self._count) if index not in self._records]
 
     def write(self, index: int, shard: Shard, rejects: Sequence[Reject]) -> None:
         """Writes one shard."""
-        label = ShardLabel(self._description.fingerprint, self._items[index], tuple(rejects))
-        self._records[index] = write_shard(self._path(index), shard, label)
-        self._rejects[index] = label.rejects
+        self._records[index] = self._shards.write(index, shard, rejects)
+        self._rejects[index] = tuple(rejects)
+
+    def take_over(self) -> None:
+        """Takes over the shards that this run's `ShardWriter`s have written, as their labels say."""
+        for index in self.missing:
+            stored = self._shards.stored(index)
+            if stored is not None:
+                self._take_over(index, stored)
 
     def finish(self) -> FeatureStore:
         """Writes the ids, the rejects and at last the manifest, and opens the store."""
         if self.missing:
             raise FeatureError(f"{self._folder} can't be finished: shards {self.missing} haven't been written.")
-        shards = tuple(self._records[index] for index in range(len(self._items)))
-        rejects = list(chain.from_iterable(self._rejects[index] for index in range(len(self._items))))
+        shards = tuple(self._records[index] for index in range(self._count))
+        rejects = chain.from_iterable(self._rejects[index] for index in range(self._count))
         self._remove_surplus({record.file for record in shards})
-        manifest = StoreManifest(
-            description=self._description,
-            rows=len(self._ids),
-            shard_size=self._shard_size,
-            ids=self._write_lines("ids.jsonl", [json.dumps(id) for id in self._ids]),
-            rejects=self._write_lines("rejects.jsonl", [json.dumps(asdict(reject)) for reject in rejects]),
-            shards=shards,
-        )
-        manifest.save(self._folder)
+        with _explained_full_disk(self._folder):
+            manifest = StoreManifest(
+                description=self._description,
+                rows=len(self._ids),
+                shard_size=self._shard_size,
+                ids=self._write_lines("ids.jsonl", map(json.dumps, self._ids)),
+                rejects=self._write_lines("rejects.jsonl", (json.dumps(asdict(reject)) for reject in rejects)),
+                shards=shards,
+            )
+            manifest.save(self._folder)
         return FeatureStore.open(self._folder)
 
-    def _take_over(self, index: int) -> None:
-        path = self._path(index)
-        try:
-            stored = read_shard(path)
-        except FeatureError:
-            return
-        require_fingerprint(self._description.fingerprint, stored.label.fingerprint, self._folder)
-        if stored.label.items == self._items[index] and stored.is_intact():
-            rows = stored.shard.valid.shape[0]
-            self._records[index] = FileRecord(path.name, rows, path.stat().st_size, stored.sha256)
-            self._rejects[index] = stored.label.rejects
+    def _take_over(self, index: int, stored: StoredShard) -> None:
+        path, rows = self._shards.path(index), stored.shard.valid.shape[0]
+        self._records[index] = FileRecord(path.name, rows, path.stat().st_size, stored.sha256)
+        self._rejects[index] = stored.label.rejects
 
-    def _write_lines(self, name: str, lines: list[str]) -> FileRecord:
-        path = self._folder / name
-        write_text(path, "".join(line + "\n" for line in lines))
-        return FileRecord(name, len(lines), path.stat().st_size, sha256_of(path))
+    def _write_lines(self, name: str, lines: Iterable[str]) -> FileRecord:
+        path, count = self._folder / name, 0
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for count, line in enumerate(lines, start=1):  # noqa: B007
+                file.write(line + "\n")
+        return FileRecord(name, count, path.stat().st_size, sha256_of(path))
 
     def _remove_surplus(self, kept: set[str]) -> None:
         for path in self._folder.glob("shard-*.safetensors"):
             if path.name not in kept:
                 path.unlink()
 
-    def _path(self, index: int) -> Path:
-        return self._folder / f"shard-{index:05d}.safetensors"
+
+@contextmanager
+def _explained_full_disk(folder: Path) -> Iterator[None]:
+    """Turns "no space left" into what to do about it; the file being written hasn't replaced an older one."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors tells the operating system's number in its message only.
+        if not full and not any(f"os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise FeatureError(
+            f"The disk is full ({shutil.disk_usage(folder).free / 1e9:.1f} GB free at {folder}). Make room and run the "
+            "same step again: what is stored is kept, and it goes on from there (`modalloy extract --dry-run` tells "
+            "how much it takes)."
+        ) from error

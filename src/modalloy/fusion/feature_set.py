@@ -9,6 +9,7 @@ from torch import Tensor
 from modalloy.encoders import Modality
 from modalloy.errors import FeatureError
 from modalloy.features import FeatureStore, pad
+from modalloy.fusion.augmented_copies import AugmentedCopies
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
 
 
@@ -17,13 +18,14 @@ class FeatureSet:
 
     Args:
         stores: one store per encoder, in the encoders' order.
+        augmented: for each encoder the stores of its augmented copies, of which training reads some; perhaps none.
 
     Raises:
         FeatureError: there is no store, or they differ in modality or items, which would pair features of
             different items.
     """
 
-    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+    def __init__(self, stores: Sequence[FeatureStore], augmented: Sequence[Sequence[FeatureStore]] = ()) -> None:
         if not stores:
             raise FeatureError("a feature set takes the stores of one encoder or more, got none.")
         first = stores[0]
@@ -42,6 +44,12 @@ class FeatureSet:
         self.modality: Modality = first.modality
         self.ids = first.ids
         self.valid: Bool[Tensor, " rows"] = torch.stack([store.valid for store in stores]).all(dim=0)
+        if augmented and len(augmented) != len(stores):
+            raise FeatureError(
+                f"got augmented copies for {len(augmented)} of {len(stores)} encoders; pass one list each."
+            )
+        copies = augmented or [()] * len(stores)
+        self.augmented = tuple(map(AugmentedCopies, stores, copies))
 
     def __len__(self) -> int:
         return len(self.stores[0])
@@ -50,14 +58,25 @@ class FeatureSet:
         """The unit-norm embeddings of one encoder."""
         return self.stores[encoder].embeddings(rows)
 
-    def batch(self, rows: Int[Tensor, " batch"], tokens: bool = True) -> list[EncoderFeatures]:
+    @property
+    def copies(self) -> int:
+        """How many augmented copies of an item there are, of the encoder that has most."""
+        return max(map(len, self.augmented))
+
+    def batch(
+        self, rows: Int[Tensor, " batch"], tokens: bool = True, copies: Int[Tensor, " batch"] | None = None
+    ) -> list[EncoderFeatures]:
         """Every encoder's embeddings and padded tokens of the given rows.
 
         Args:
             rows: which items.
             tokens: whether to read their tokens, which are nearly all of the data; without, items have none.
+            copies: which augmented copy of each item, -1 for the item itself; by default the items themselves. An
+                encoder without that copy of an item gives its features of the item itself.
         """
-        return [_read(store, rows, tokens) for store in self.stores]
+        if copies is None:
+            return [_read(store, rows, tokens) for store in self.stores]
+        return [each.gather(rows, copies, lambda store, part: _read(store, part, tokens)) for each in self.augmented]
 
     def batches(
         self, rows: Int[Tensor, " items"], batch_size: int, tokens: bool = True

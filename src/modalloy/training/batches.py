@@ -20,6 +20,8 @@ class PairRows(NamedTuple):
 
     images: Int[Tensor, "batch"]
     captions: Int[Tensor, "batch"]
+    copies: Int[Tensor, "batch"] | None = None
+    """Which augmented copy of each image, -1 for the image itself; None if all are the images themselves."""
 
 
 @runtime_checkable
@@ -44,6 +46,8 @@ class PairSampler(Sampler[PairRows]):
         seed: with the epoch, decides everything that is drawn.
         all_captions: whether an epoch visits every caption once instead of every image. Captions of one image
             may then share a batch.
+        copies: augmented copies of each image, from which one is drawn, each as likely.
+        augment_probability: the chance of an image to be replaced by a copy.
 
     Raises:
         ConfigError: `batch_size` is smaller than 2.
@@ -64,6 +68,8 @@ class PairSampler(Sampler[PairRows]):
         batch_size: int,
         seed: int,
         all_captions: bool = False,
+        copies: int = 0,
+        augment_probability: float = 0.0,
     ) -> None:
         if batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2 for a contrastive loss, got {batch_size}.")
@@ -79,6 +85,8 @@ class PairSampler(Sampler[PairRows]):
         self._batch_size = batch_size
         self._seed = seed
         self._all_captions = all_captions
+        self._copies = copies
+        self._augment_probability = augment_probability
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -99,8 +107,14 @@ class PairSampler(Sampler[PairRows]):
             drawn = torch.rand(len(images), generator=generator, dtype=torch.float64) * self._counts
             captions = self._captions[self._first + drawn.long()]
         order = torch.randperm(self._pairs, generator=generator)
+        # Drawn last, so that a training without copies sees the batches that it would see anyhow.
+        copies = self._drawn_copies(generator) if self._copies and self._augment_probability else None
         for rows in order.split(self._batch_size)[: len(self)]:
-            yield PairRows(images[rows], captions[rows])
+            yield PairRows(images[rows], captions[rows], None if copies is None else copies[rows])
+
+    def _drawn_copies(self, generator: torch.Generator) -> Int[Tensor, "pairs"]:
+        augmented = torch.rand(self._pairs, generator=generator, dtype=torch.float64) < self._augment_probability
+        return torch.randint(self._copies, (self._pairs,), generator=generator).where(augmented, torch.tensor(-1))
 
 
 def pair_loader(dataset: PairDataset, sampler: PairSampler) -> DataLoader:

@@ -2,15 +2,21 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest
+from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders import Encoder, Fingerprint, Modality
 from modalloy.errors import ConfigError, FeatureError
 from modalloy.features import FeatureStore, combine, derive, extract
+from modalloy.features.devices import available_devices
+from modalloy.features.extract import Runner
+from modalloy.features.sources import AugmentedImages, Source, source_of
+from modalloy.features.stored import StoredFeatures
 from modalloy.fusion import Alloy, FeatureSet, PairedFeatures
 
 
@@ -21,7 +27,25 @@ class ExtractConfig:
     batch_size: int = 32
     """Items in a forward pass; it doesn't change the features beyond rounding."""
     workers: int | None = None
-    """Threads that decode and preprocess; by default one a core, at most 4."""
+    """Threads that decode and preprocess, of each device; by default one a core, at most 4."""
+    processes: bool = False
+    """Processes instead of these threads: for an accelerator that is faster than one Python interpreter."""
+    devices: tuple[str, ...] | Literal["auto"] = "auto"
+    """Where the encoders run, such as [cuda:0, cuda:1], a process each; auto is all accelerators, else the CPU."""
+    runner: Runner = "local"
+    """local is this machine; ray is a Ray cluster, whose machines see the same paths (pip install 'modalloy[ray]')."""
+    augmentations: int = 0
+    """Augmented copies of each training image, of which the training of a fusion reads some."""
+    augmentation: RandAugment = field(default_factory=RandAugment)
+    """How they are augmented."""
+
+    def __post_init__(self) -> None:
+        if self.augmentations < 0:
+            raise ConfigError(f"augmentations must be at least 0, got {self.augmentations}.")
+
+    def chosen_devices(self) -> tuple[str, ...]:
+        """The devices by name."""
+        return available_devices() if self.devices == "auto" else self.devices
 
 
 @dataclass(frozen=True)
@@ -38,53 +62,106 @@ class Collection:
     features: str | Path
     extraction: ExtractConfig = ExtractConfig()
 
-    def store(self, encoder: Encoder, modality: Modality) -> FeatureStore:
+    def store(self, encoder: Encoder, modality: Modality, copy: int | None = None) -> FeatureStore:
         """An encoder's features, extracted if they aren't there yet.
 
         An aligned encoder's embeddings are made from its backbone's features, and an alloy's from its encoders', so
         that each backbone runs once.
 
+        Args:
+            encoder: whose features.
+            modality: of images or of captions.
+            copy: of an augmented copy of the training images, from 0, instead.
+
         Raises:
+            ConfigError: an augmented copy of captions is asked for.
             FeatureError: the folder holds other features under this encoder's name.
+            DataError: there are no training images to augment.
         """
+        if copy is not None and modality != "image":
+            raise ConfigError(f"only images are augmented, got copy {copy} of {modality} features; leave it out.")
+        if isinstance(encoder, StoredFeatures):
+            return encoder.features_of(self.manifest, modality, copy)
         if isinstance(encoder, AlignedEncoder):
-            base = self._backbone_store(encoder, modality)
-            return derive(base, encoder, self.folder(encoder, modality), partial(encoder.project, modality))
+            base = self._backbone_store(encoder, modality, copy)
+            return derive(base, encoder, self.folder(encoder, modality, copy), partial(encoder.project, modality))
         if isinstance(encoder, Alloy):
-            features = FeatureSet([self.store(each, modality) for each in encoder.encoders])
+            features = FeatureSet([self.store(each, modality, copy) for each in encoder.encoders])
             embed = partial(encoder.fuser.embed_rows, features)
-            return combine(features.stores, encoder, self.folder(encoder, modality), embed)
+            return combine(features.stores, encoder, self.folder(encoder, modality, copy), embed)
         return extract(
             encoder,
             modality,
             self.manifest,
-            self.folder(encoder, modality),
+            self.folder(encoder, modality, copy),
             batch_size=self.extraction.batch_size,
             workers=self.extraction.workers,
+            processes=self.extraction.processes,
+            devices=self.extraction.chosen_devices(),
+            runner=self.extraction.runner,
+            source=self.source(modality, copy),
         )
 
-    def folder(self, encoder: Encoder, modality: Modality) -> Path:
-        """Where `store` keeps an encoder's features."""
-        return self._folder(encoder.spec, encoder.fingerprint(modality), modality)
+    def augmented(self, encoder: Encoder) -> list[FeatureStore]:
+        """An encoder's features of as many augmented copies of the training images as `extraction` says.
 
-    def _folder(self, spec: str, fingerprint: Fingerprint, modality: Modality) -> Path:
+        Of features that were made elsewhere there may be fewer.
+
+        Raises:
+            FeatureError: the folder holds other features under this encoder's name.
+            DataError: there are no training images to augment.
+        """
+        return [self.store(encoder, "image", copy) for copy in range(self.copies(encoder))]
+
+    def copies(self, encoder: Encoder) -> int:
+        """How many stores `augmented` gives."""
+        if isinstance(encoder, StoredFeatures):
+            return min(encoder.copies, self.extraction.augmentations)
+        if isinstance(encoder, Alloy):
+            return min(map(self.copies, encoder.encoders))
+        if isinstance(encoder, AlignedEncoder) and encoder.backbones["image"].spec.startswith("features:"):
+            return self.copies(encoder.backbone("image"))
+        return self.extraction.augmentations if "image" in encoder.modalities else 0
+
+    def folder(self, encoder: Encoder, modality: Modality, copy: int | None = None) -> Path:
+        """Where `store` keeps an encoder's features."""
+        if isinstance(encoder, StoredFeatures):
+            return encoder.store(modality, copy).folder
+        return self._folder(encoder.spec, encoder.fingerprint(modality), modality, copy)
+
+    def source(self, modality: Modality, copy: int | None = None) -> Source:
+        """The items that a store of `store` is made of."""
+        if copy is None:
+            return source_of(self.manifest, modality)
+        return AugmentedImages(self.manifest, self.extraction.augmentation, copy)
+
+    def _folder(self, spec: str, fingerprint: Fingerprint, modality: Modality, copy: int | None) -> Path:
         kind, colon, _ = spec.partition(":")
         # A spec that names a folder doesn't say what is in it: a model fitted anew gets features of its own.
         name = f"{kind}-{fingerprint.digest[:12]}" if colon else spec
-        return Path(self.features) / re.sub(r"[^A-Za-z0-9._@-]+", "-", name) / modality
+        folder = Path(self.features) / re.sub(r"[^A-Za-z0-9._@-]+", "-", name) / modality
+        return folder if copy is None else folder / f"augment-{copy}"
 
-    def _backbone_store(self, encoder: AlignedEncoder, modality: Modality) -> FeatureStore:
+    def _backbone_store(self, encoder: AlignedEncoder, modality: Modality, copy: int | None) -> FeatureStore:
         recorded = encoder.backbones[modality]
-        folder = self._folder(recorded.spec, recorded.fingerprint, modality)
+        folder = self._folder(recorded.spec, recorded.fingerprint, modality, copy)
         try:
             # The backbone itself isn't needed where its features are stored already.
-            return FeatureStore.open(folder, expect=recorded.fingerprint, collection=self.manifest)
+            store = FeatureStore.open(folder, expect=recorded.fingerprint)
         except FeatureError:
-            # Unfinished, damaged, or of the collection as it was: what is missing is extracted.
-            return self.store(encoder.backbone(modality), modality)
+            # Unfinished or damaged: what is missing is extracted.
+            return self.store(encoder.backbone(modality), modality, copy)
+        if store.collection == self.source(modality, copy).digest():
+            return store
+        # Of the collection, or of the augmentation, as it was: what changed is extracted.
+        return self.store(encoder.backbone(modality), modality, copy)
 
-    def paired(self, encoders: Sequence[Encoder]) -> PairedFeatures:
+    def paired(self, encoders: Sequence[Encoder], augmented: bool = False) -> PairedFeatures:
         """The image and text features of dual encoders.
+
+        Args:
+            encoders: the dual encoders.
+            augmented: whether the image features come with their augmented copies, to train on.
 
         Raises:
             ConfigError: an encoder encodes one modality only.
@@ -97,6 +174,9 @@ class Collection:
                 )
         return PairedFeatures(
             self.manifest,
-            FeatureSet([self.store(encoder, "image") for encoder in encoders]),
+            FeatureSet(
+                [self.store(encoder, "image") for encoder in encoders],
+                [self.augmented(encoder) for encoder in encoders] if augmented else (),
+            ),
             FeatureSet([self.store(encoder, "text") for encoder in encoders]),
         )

@@ -220,6 +220,9 @@ class Run:
             [load_encoder(spec) for spec in (each.encoder, each.image, each.text) if spec]
             for each in self.config.inputs
         ]
+        extraction = self.config.to_dict()["extraction"]
+        if extraction["augmentations"]:
+            config["augmentation"] = [extraction["augmentations"], extraction["augmentation"]]
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
         return sha256_of_settings(

@@ -1,0 +1,126 @@
+"""Rows made ready for an encoder, in order and a bounded number ahead: by threads or by processes.
+
+Threads cost nothing to start, and suffice while the model is slower than one core's interpreter: Pillow and the
+tokenizers release its lock for most of their work. Processes have an interpreter each.
+"""
+
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modalloy.encoders.base import Encoder, Modality, Prepared
+from modalloy.errors import FeatureError, ModalloyError
+from modalloy.features.assembly import Rejection
+from modalloy.features.sources import Source
+
+_CHUNK = 8  # rows that a process prepares at a time
+
+
+class UnexpectedRejection(Rejection):
+    """A rejection by an exception that isn't one of modalloy's own."""
+
+
+class Preparation(Dataset[list[Prepared | Rejection] | Tensor]):
+    """Loads and preprocesses rows; a row that can't be gives a rejection in its place."""
+
+    def __init__(self, encoder: Encoder, modality: Modality, source: Source) -> None:
+        self._encoder = encoder
+        self._modality = modality
+        self._source = source
+
+    def __call__(self, row: int) -> Prepared | Rejection:
+        """One row."""
+        try:
+            return self._encoder.preprocess(self._modality, self._source.load(row))
+        except ModalloyError as error:
+            return Rejection(str(error))
+        except MemoryError:
+            raise
+        except Exception as error:
+            return UnexpectedRejection(f"{type(error).__name__}: {error}")
+
+    def __getitem__(self, rows: list[int]) -> list[Prepared | Rejection] | Tensor:
+        """Several rows, in one tensor where they can be: each tensor takes a file descriptor between processes."""
+        items = [self(row) for row in rows]
+        tensors = [item for item in items if isinstance(item, Tensor)]
+        alike = len({(item.shape, item.dtype) for item in tensors}) == 1
+        return torch.stack(tensors) if alike and len(tensors) == len(items) else items
+
+
+def by_threads(
+    prepare: Callable[[int], Prepared | Rejection], rows: Iterator[int], workers: int, ahead: int
+) -> Generator[Prepared | Rejection, None, None]:
+    """Prepares rows in threads, with at most `ahead` of them begun and not yet taken."""
+    with ThreadPoolExecutor(workers, "modalloy-prepare") as pool:
+        waiting = deque(pool.submit(prepare, row) for row in islice(rows, ahead))
+        try:
+            while waiting:
+                item = waiting.popleft().result()
+                waiting.extend(pool.submit(prepare, row) for row in islice(rows, 1))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def by_processes(
+    prepare: Preparation, rows: Iterator[int], workers: int, ahead: int
+) -> Generator[Prepared | Rejection, None, None]:
+    """Prepares rows in processes, with at most `ahead`, or two chunks a worker, begun and not yet taken."""
+    loader = DataLoader(
+        prepare,
+        batch_size=None,
+        sampler=_Chunks(rows),
+        num_workers=workers,
+        prefetch_factor=max(2, ahead // (workers * _CHUNK)),
+        collate_fn=_as_they_are,
+        # A forked process has the encoder and the collection already; elsewhere they are pickled.
+        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+        # Of its own, so that the caller's random numbers stay what they are.
+        generator=torch.Generator(),
+    )
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside other threads; these processes touch nothing that a thread may hold.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        chunks = iter(loader)
+    for chunk in chunks:
+        yield from chunk
+
+
+@contextmanager
+def explained_death() -> Iterator[None]:
+    """Says what to do where a process of `by_processes` was killed; torch may notice it at any moment.
+
+    Raises:
+        FeatureError: one was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise FeatureError(
+            f"A process that decodes was killed ({' '.join(str(error).split())}), perhaps for want of memory. Run the "
+            "same step again, with fewer workers or with threads (processes: false): it goes on where it stopped."
+        ) from error
+
+
+class _Chunks:
+    """The rows in lists; drawn as processes ask for more."""
+
+    def __init__(self, rows: Iterator[int]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(lambda: list(islice(self._rows, _CHUNK)), [])
+
+
+def _as_they_are(items: list[Prepared | Rejection] | Tensor) -> list[Prepared | Rejection] | Tensor:
+    return items
