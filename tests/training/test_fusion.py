@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from modalloy.data import Item, Manifest
+from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders import Encoded, Encoder, Fingerprint
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.features import extract
+from modalloy.features.sources import AugmentedImages, Images
 from modalloy.fusion import (
     FeatureSet,
     PairedFeatures,
@@ -26,6 +28,7 @@ from modalloy.fusion import (
     TowerFuser,
     input_shapes,
 )
+from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.batches import PairRows
 from modalloy.training.fusion import FusionModule, FusionTraining, PairFeatures, _fingerprint, fit_fuser
 
@@ -343,6 +346,16 @@ def test_momentum_encoders_start_as_copies_and_follow_slowly(paired):
             torch.testing.assert_close(value, start[name] + 1 - 0.9**steps)
 
 
+def test_the_statistics_of_a_batch_norm_are_the_teachers_too(paired):
+    fuser = new_fuser(paired, method="hada-original", original=OriginalHadaConfig(norm="batch"))
+    module = FusionModule(fuser, TRAINING, 10, paired.split("val"))
+    for statistics in fuser.towers.buffers():
+        statistics.fill_(3)
+    module._update_momentum()
+    assert len(list(module.momentum_towers.buffers())) > 0
+    assert all((statistics == 3).all() for statistics in module.momentum_towers.buffers())
+
+
 def test_a_second_stage_distils_from_the_first(paired):
     first = new_fuser(paired, start="random")
     second = first.second_stage([0])
@@ -407,6 +420,7 @@ def test_weights_alone_decay_and_similarity_weights_have_their_own_rate(paired, 
         ({"batch_size": 1}, "batch_size at least 2"),
         ({"momentum": 1.1}, r"momentum must lie in \[0, 1\]"),
         ({"distillation": -0.1}, "distillation"),
+        ({"augment_probability": 1.1}, r"augment_probability must lie in \[0, 1\]"),
         ({"distillation": math.nan}, "distillation"),
         ({"temperature": 0.0}, r"temperature must lie in \[0.001, 0.5\]"),
         ({"temperature": 0.6}, "temperature"),
@@ -594,3 +608,165 @@ def test_a_damaged_fit_is_refused(paired, whole, tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         fit(paired, tmp_path)
+
+
+# Augmented copies ----------------------------------------------------------------------------------------
+
+
+class Renumbered(AugmentedImages):
+    """Copies that the encoders take for other items: copy c of image n for item n + 100 + 50 c."""
+
+    def load(self, row):
+        number = Images.load(self, row).getpixel((0, 0))[0]
+        return Image.new("RGB", (2, 2), (100 + 50 * self._copy + number, 0, 0))
+
+
+def augmented_features(paired: PairedFeatures, folder: Path, copies: int, weights: str = "a") -> PairedFeatures:
+    """The same features, with copies of the training images."""
+    stores = [
+        [
+            extract(
+                Noisy(k, weights),
+                "image",
+                paired.manifest,
+                folder / f"{k}-{copy}",
+                workers=1,
+                progress=False,
+                source=Renumbered(paired.manifest, RandAugment(), copy),
+            )
+            for copy in range(copies)
+        ]
+        for k in range(2)
+    ]
+    return PairedFeatures(paired.manifest, FeatureSet(paired.image.stores, stores), paired.text)
+
+
+@pytest.fixture(scope="module")
+def augmented(paired, tmp_path_factory) -> PairedFeatures:
+    return augmented_features(paired, tmp_path_factory.mktemp("augmented"), 2)
+
+
+def seen_in(monkeypatch, paired, folder, training) -> list[tuple[int, tuple[int, ...]]]:
+    """Of each image of a training, its row and the number that each encoder took it for."""
+    seen = []
+    known = {}
+    for k, store in enumerate(paired.image.stores):
+        for plain, each in ((True, store), *((False, each) for each in paired.image.augmented[k].stores)):
+            for row, vector in enumerate(each.embeddings()):
+                copy = 0 if plain else 100 + 50 * paired.image.augmented[k].stores.index(each)
+                known[k, tuple(vector.tolist())] = row + copy
+    original = FusionModule.training_step
+
+    def training_step(self, batch, batch_index):
+        for place, row in enumerate(batch.images.tolist()):
+            numbers = tuple(known[k, tuple(each.embedding[place].tolist())] for k, each in enumerate(batch.image))
+            seen.append((row, numbers))
+        return original(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionModule, "training_step", training_step)
+        fit(paired, folder, training=training)
+    return seen
+
+
+def test_images_are_replaced_by_their_own_copies_with_the_given_chance(augmented, tmp_path, monkeypatch):
+    training = dataclasses.replace(TRAINING, epochs=8, patience=8)
+    seen = seen_in(monkeypatch, augmented, tmp_path, training)
+    assert len(seen) == 8 * SPLITS["train"]
+    counts = {0: 0, 100: 0, 150: 0}
+    for row, numbers in seen:
+        assert len(set(numbers)) == 1, "both encoders see the same copy"
+        counts[numbers[0] - row] += 1
+    assert counts[0] / len(seen) == pytest.approx(0.25, abs=0.07)
+    assert counts[100] / len(seen) == pytest.approx(0.375, abs=0.08)
+
+
+@pytest.mark.parametrize(("probability", "plain"), [(0.0, True), (1.0, False)])
+def test_no_chance_replaces_no_image_and_certainty_every_one(augmented, tmp_path, monkeypatch, probability, plain):
+    training = dataclasses.replace(TRAINING, epochs=1, augment_probability=probability)
+    seen = seen_in(monkeypatch, augmented, tmp_path, training)
+    assert {number == row for row, numbers in seen for number in numbers} == {plain}
+
+
+def test_validation_and_captions_are_not_augmented(augmented, tmp_path, monkeypatch):
+    asked = []
+    original = FeatureSet.batch
+
+    def batch(self, rows, tokens=True, copies=None):
+        asked.append((self.modality, copies is not None, rows.tolist()))
+        return original(self, rows, tokens, copies)
+
+    monkeypatch.setattr(FeatureSet, "batch", batch)
+    fit(augmented, tmp_path, training=dataclasses.replace(TRAINING, epochs=1))
+    chosen = [(modality, rows) for modality, with_copies, rows in asked if with_copies]
+    assert chosen and {modality for modality, _ in chosen} == {"image"}
+    train = set(augmented.split("train").image_rows.tolist())
+    assert {row for _, rows in chosen for row in rows} == train
+    validation = set(augmented.split("val").image_rows.tolist())
+    assert validation == {row for modality, c, rows in asked for row in rows if modality == "image" and not c}
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_interrupted_augmented_fit_goes_on_and_ends_the_same(paired, augmented, tmp_path, monkeypatch, epoch):
+    expected, expected_history = fit(augmented, tmp_path / "whole")
+    original = FusionModule.training_step
+
+    def training_step(self, batch, batch_index):
+        if self.current_epoch == epoch and batch_index == 2:
+            raise Interrupted
+        return original(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionModule, "training_step", training_step)
+        with pytest.raises(Interrupted):
+            fit(augmented, tmp_path / "resumed")
+    fuser, history = fit(augmented, tmp_path / "resumed")
+    assert (weights(fuser), history) == (weights(expected), expected_history)
+    assert history[1:] != fit(paired, tmp_path / "plain")[1][1:]
+
+
+def test_copies_are_part_of_the_fingerprint_only_where_they_are_used(paired, augmented, tmp_path):
+    fuser = new_fuser(paired)
+
+    def fingerprint(features: PairedFeatures, **changes) -> str:
+        training = dataclasses.replace(TRAINING, **changes)
+        return _fingerprint(fuser, training, features.split("train"), features.split("val"))
+
+    plain = fingerprint(paired)
+    assert fingerprint(paired, augment_probability=0.1) == plain
+    assert fingerprint(augmented, augment_probability=0.0) == plain
+    single = augmented_features(paired, tmp_path / "single", 1)
+    used = [fingerprint(augmented), fingerprint(augmented, augment_probability=0.1), fingerprint(single)]
+    assert len({plain, *used}) == 4
+
+
+def test_a_training_without_copies_has_the_fingerprint_that_it_had_before_there_were_any(paired):
+    settings = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modalloy.training.fusion.sha256_of_settings", lambda value: settings.append(value) or "")
+        _fingerprint(new_fuser(paired), TRAINING, paired.split("train"), paired.split("val"))
+    expected = dataclasses.asdict(TRAINING)
+    del expected["augment_probability"]
+    assert settings[0]["training"] == expected
+    assert set(settings[0]) == {
+        *("recipe", "fuser", "training", "start", "features", "collection", "families", "captions")
+    }
+
+
+def test_copies_that_are_lacking_are_counted_once(paired, augmented, tmp_path, caplog):
+    few = Manifest(paired.manifest.root, paired.manifest.items[:40])
+    first = extract(
+        Noisy(0), "image", few, tmp_path / "few", workers=1, progress=False, source=Renumbered(few, RandAugment(), 0)
+    )
+    lacking = PairedFeatures(
+        paired.manifest, FeatureSet(paired.image.stores, [[first], augmented.image.augmented[1].stores]), paired.text
+    )
+    short = dataclasses.replace(TRAINING, epochs=2)
+    with caplog.at_level("WARNING"):
+        fit(lacking, tmp_path / "fit", training=short)
+    assert [record.message for record in caplog.records if "lacks" in record.message] == [
+        "encoder 0 lacks 8 of 48 augmented copies of the training images; the images themselves stand in."
+    ]
+    caplog.clear()
+    fit(augmented, tmp_path / "whole", training=dataclasses.replace(short, epochs=1))
+    assert not [record for record in caplog.records if "lacks" in record.message]

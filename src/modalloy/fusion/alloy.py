@@ -1,7 +1,7 @@
 """The alloy: N frozen encoders and the fuser that makes one encoder of them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from PIL import Image
+from torch import nn
 
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
 from modalloy.encoders.base import MODALITIES, Prepared, sha256_of_settings
@@ -68,6 +69,9 @@ class Alloy(Encoder):
         self.name = name
         self.spec = "alloy:unsaved"
 
+    def _parts(self) -> Iterable[nn.Module | Encoder]:
+        return [self.fuser, *self.encoders]
+
     def fingerprint(self, modality: Modality) -> Fingerprint:
         """The fuser's weights and configuration, chained with the fingerprints of all encoders."""
         inputs = [encoder.fingerprint(modality).digest for encoder in self.encoders]
@@ -106,7 +110,7 @@ class Alloy(Encoder):
         inputs = []
         for each in encoded:
             tokens, mask = pad(each.tokens, each.lengths)
-            inputs.append(EncoderFeatures(each.embedding, tokens, mask))
+            inputs.append(EncoderFeatures(each.embedding, tokens, mask).to(self.device))
         vectors = self.fuser.embed(modality, inputs)
         return Encoded(vectors, vectors, torch.ones(len(vectors), dtype=torch.int64))
 
@@ -182,7 +186,7 @@ def _recorded_encoders(folder: Path, config: dict[str, Any]) -> list[tuple[str, 
 def _describe(fuser: Fuser) -> dict[str, Any]:
     shapes = [asdict(shape) for shape in fuser.shapes]
     if isinstance(fuser, TowerFuser):
-        return {"kind": "towers", "shapes": shapes, "config": asdict(fuser.config)}
+        return {"kind": "towers", "shapes": shapes, "config": fuser.config.to_dict()}
     return {"kind": "scores", "shapes": shapes}
 
 
@@ -192,7 +196,7 @@ def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
         described = config["fuser"]
         shapes = [InputShape(**shape) for shape in described["shapes"]]
         fuser: Fuser = (
-            TowerFuser(_tower_config(described["config"]), shapes)
+            TowerFuser(TowerConfig.from_dict(described["config"]), shapes)
             if described["kind"] == "towers"
             else ScoreFusion([1.0] * len(shapes), shapes)
         )
@@ -201,8 +205,3 @@ def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} can't be loaded as an alloy ({reason}); it may be damaged.") from error
     return fuser
-
-
-def _tower_config(settings: dict[str, Any]) -> TowerConfig:
-    # JSON has no tuples.
-    return TowerConfig(**{**settings, "weighted_inputs": tuple(settings["weighted_inputs"])})

@@ -51,7 +51,8 @@ class SimilarityWeights(nn.Module):
 
     def forward(self) -> Float[Tensor, " parts"]:
         """The weights of the fused similarity and of each input's, in this order; they sum to 1."""
-        return torch.cat([1 - self.alpha.sum().reshape(1), self.alpha])
+        # The roots of an imported a = 1 must stay real, whatever its sum rounds to.
+        return torch.cat([(1 - self.alpha.sum()).clamp(min=0).reshape(1), self.alpha])
 
     @torch.no_grad()
     def clamp_(self) -> None:

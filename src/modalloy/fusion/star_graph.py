@@ -29,9 +29,10 @@ class StarGATv2(nn.Module):
 
     HADA (arXiv 2301.04742), section 3.2, with GATv2 of Brody et al. (arXiv 2105.14491):
     score(x -> k) = a . LeakyReLU(W1 x + W2 k), softmax over k's incoming edges in each head,
-    k' = sum_x alpha W1 x + bias. The heads are concatenated; the paper's sigma is left to the caller.
+    k' = sum_x alpha W1 x + bias. The heads are concatenated; the paper's sigma is left to the caller. With
+    `edge_attributes` each edge carries a number e, and W1 x + W2 k + w3 e is scored.
 
-    Parameters have the names and shapes of PyG's `GATv2Conv` (W1 is `lin_l`, W2 is `lin_r`), so that
+    Parameters have the names and shapes of PyG's `GATv2Conv` (W1 is `lin_l`, W2 is `lin_r`, w3 is `lin_edge`), so that
     `load_state_dict` takes its state directly, and the reverse. Under `torch.autocast` the large products run
     in its dtype, and scores and softmax in float32. Gradients can't be differentiated again.
 
@@ -43,6 +44,7 @@ class StarGATv2(nn.Module):
         dropout: probability that an attention weight is dropped in training.
         bias: whether the two projections and the output have a bias.
         share_weights: whether W2 = W1.
+        edge_attributes: whether edges carry a number, as in the HADA authors' code.
 
     Raises:
         ConfigError: a size isn't positive, or the dropout isn't in [0, 1).
@@ -63,6 +65,7 @@ class StarGATv2(nn.Module):
         dropout: float = 0.0,
         bias: bool = True,
         share_weights: bool = False,
+        edge_attributes: bool = False,
     ):
         super().__init__()
         head_dim = dim if head_dim is None else head_dim
@@ -77,6 +80,7 @@ class StarGATv2(nn.Module):
         self.dropout = dropout
         self.lin_l = nn.Linear(dim, heads * head_dim, bias=bias)
         self.lin_r = self.lin_l if share_weights else nn.Linear(dim, heads * head_dim, bias=bias)
+        self.lin_edge = nn.Linear(1, heads * head_dim, bias=False) if edge_attributes else None
         self.att = nn.Parameter(torch.empty(1, heads, head_dim))
         self.bias = nn.Parameter(torch.empty(heads * head_dim)) if bias else None
         self.reset_parameters()
@@ -86,6 +90,8 @@ class StarGATv2(nn.Module):
         with torch.no_grad():
             for weight in (self.lin_l.weight, self.lin_r.weight, self.att[0]):
                 nn.init.xavier_uniform_(weight)
+            if self.lin_edge is not None:
+                nn.init.xavier_uniform_(self.lin_edge.weight)
             for bias in (self.lin_l.bias, self.lin_r.bias, self.bias):
                 if bias is not None:
                     nn.init.zeros_(bias)
@@ -97,6 +103,7 @@ class StarGATv2(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         targets: Sequence[int],
         return_attention: Literal[False] = False,
+        edges: Float[Tensor, "batch encoders tokens"] | None = None,
     ) -> Float[Tensor, "batch encoders width"]: ...
 
     @overload
@@ -106,6 +113,7 @@ class StarGATv2(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         targets: Sequence[int],
         return_attention: Literal[True],
+        edges: Float[Tensor, "batch encoders tokens"] | None = None,
     ) -> tuple[Float[Tensor, "batch encoders width"], Float[Tensor, "batch encoders heads tokens"]]: ...
 
     def forward(
@@ -114,6 +122,7 @@ class StarGATv2(nn.Module):
         mask: Bool[Tensor, "batch tokens"],
         targets: Sequence[int],
         return_attention: bool = False,
+        edges: Float[Tensor, "batch encoders tokens"] | None = None,
     ) -> (
         Float[Tensor, "batch encoders width"]
         | tuple[Float[Tensor, "batch encoders width"], Float[Tensor, "batch encoders heads tokens"]]
@@ -125,6 +134,8 @@ class StarGATv2(nn.Module):
             mask: True where a token is real, False where it is padding (any finite numbers).
             targets: position of each encoder's CLS token along the tokens axis.
             return_attention: also return the attention weights (before dropout; they sum to one over tokens).
+            edges: the number that the edge from a token to an encoder's CLS token carries; a constant, no gradient
+                flows into it.
 
         Returns:
             The updated CLS tokens, width = heads * head_dim, in the dtype of `tokens` (of autocast where
@@ -132,13 +143,16 @@ class StarGATv2(nn.Module):
 
         Raises:
             DataError: a target isn't a position along the tokens axis, or is masked out in some item.
+            ConfigError: `edges` were given to a layer without edge attributes, or not to one with them.
         """
         _check_targets(mask, targets)
+        if (edges is None) != (self.lin_edge is None):
+            raise ConfigError("StarGATv2 takes edges if, and only if, it was made with edge_attributes=True")
         device = tokens.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
         with torch.autocast(device, enabled=False):
             tokens = tokens.to(dtype)
-            attention = self._attention(tokens, mask, targets)
+            attention = self._attention(tokens, mask, targets, edges)
             weights = F.dropout(attention, self.dropout, self.training)
             updated = self._values(tokens, weights)
         return (updated, attention) if return_attention else updated
@@ -148,6 +162,7 @@ class StarGATv2(nn.Module):
         tokens: Float[Tensor, "batch tokens dim"],
         mask: Bool[Tensor, "batch tokens"],
         targets: Sequence[int],
+        edges: Float[Tensor, "batch encoders tokens"] | None,
     ) -> Float[Tensor, "batch encoders heads tokens"]:
         dtype = tokens.dtype
         query = F.linear(tokens[:, list(targets)], self.lin_r.weight.to(dtype)).to(_wide(dtype))
@@ -159,6 +174,8 @@ class StarGATv2(nn.Module):
             self.lin_l.weight.to(dtype).unflatten(0, (self.heads, self.head_dim)),
             query.unflatten(-1, (self.heads, self.head_dim)),
             self.att[0].to(_wide(dtype)),
+            None if edges is None else edges.to(_wide(dtype)),
+            None if self.lin_edge is None else self.lin_edge.weight.to(_wide(dtype)).view(self.heads, self.head_dim),
             self.negative_slope,
             torch.is_grad_enabled(),
         )
@@ -182,7 +199,7 @@ class StarGATv2(nn.Module):
 
 
 class _StarLogits(torch.autograd.Function):
-    """logits[b, e, h, t] = att[h] . LeakyReLU(weight[h] tokens[b, t] + query[b, e, h]).
+    """logits[b, e, h, t] = att[h] . LeakyReLU(weight[h] tokens[b, t] + query[b, e, h] + edges[b, e, t] edge_weight[h]).
 
     Works through blocks of items, one head and one target at a time, so that nothing of size
     tokens x encoders x head_dim is ever held. Only W1 x is kept for the backward, which recomputes the rest.
@@ -195,6 +212,8 @@ class _StarLogits(torch.autograd.Function):
         weight: Float[Tensor, "heads head_dim dim"],
         query: Float[Tensor, "batch encoders heads head_dim"],
         att: Float[Tensor, "heads head_dim"],
+        edges: Float[Tensor, "batch encoders tokens"] | None,
+        edge_weight: Float[Tensor, "heads head_dim"] | None,
         slope: float,
         keep: bool,
     ) -> Float[Tensor, "batch encoders heads tokens"]:
@@ -212,28 +231,32 @@ class _StarLogits(torch.autograd.Function):
                 left = torch.mm(source, weight[head].T, out=out).view_as(scratch).to(query.dtype)
                 for encoder in range(encoders):
                     z = torch.add(left, query[block, encoder, head, None], out=scratch)
+                    if edges is not None and edge_weight is not None:
+                        z.addcmul_(edges[block, encoder, :, None], edge_weight[head])
                     F.leaky_relu_(z, slope)
                     logits[block, encoder, head] = z @ att[head]
-        ctx.save_for_backward(tokens, weight, query, att, kept)
+        ctx.save_for_backward(tokens, weight, query, att, edges, edge_weight, kept)
         ctx.slope = slope
         return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Float[Tensor, "batch encoders heads tokens"]) -> tuple[Tensor | None, ...]:
-        """Gradients, all from D = grad * LeakyReLU'(z), z = W1 x + query, summed before `att` scales it.
+        """Gradients, all from D = grad * LeakyReLU'(z), z = W1 x + query + w3 e, summed before `att` scales it.
 
         With S = sum over encoders of D: d tokens = S (att * weight), d weight = att * (S^T tokens),
         d query = att * sum over tokens of D. And as LeakyReLU(z) = LeakyReLU'(z) z,
-        d att = sum D * z = sum over dim of weight * (S^T tokens) + sum of query * (sum over tokens of D).
+        d att = sum D * z = sum over dim of weight * (S^T tokens) + sum of query * (sum over tokens of D), and
+        likewise with T = sum of e D: d w3 = att * T, and d att gains w3 * T.
         """
-        tokens, weight, query, att, kept = ctx.saved_tensors
+        tokens, weight, query, att, edges, edge_weight, kept = ctx.saved_tensors
         heads, head_dim, dim = weight.shape
         grad = grad.contiguous()
         scaled_weight = (weight * att[:, :, None]).to(weight.dtype).flatten(0, 1)
         grad_tokens = torch.empty_like(tokens) if ctx.needs_input_grad[0] else None
         products = query.new_zeros(heads * head_dim, dim)  # S^T tokens
         sums = torch.empty_like(query)  # sum over tokens of D
+        edge_sums = None if edges is None else torch.zeros_like(edge_weight)  # T
         for block in _blocks(tokens, head_dim):
             source = tokens[block].flatten(0, 1)
             summed = tokens.new_empty(*tokens[block].shape[:2], heads, head_dim)  # S
@@ -243,9 +266,13 @@ class _StarLogits(torch.autograd.Function):
                 total: Tensor | None = None
                 for encoder in range(query.shape[1]):
                     z = torch.add(left, query[block, encoder, head, None], out=scratch)
+                    if edges is not None:
+                        z.addcmul_(edges[block, encoder, :, None], edge_weight[head])
                     upstream = grad[block, encoder, head, :, None].expand_as(z)
                     slopes = torch.ops.aten.leaky_relu_backward(upstream, z, ctx.slope, False)
                     torch.sum(slopes, dim=1, out=sums[block, encoder, head])
+                    if edge_sums is not None:
+                        edge_sums[head] += edges[block, encoder].flatten() @ slopes.flatten(0, 1)
                     total = slopes if total is None else total.add_(slopes)
                 summed[:, :, head] = total
             rows = summed.flatten(2).flatten(0, 1)
@@ -254,7 +281,11 @@ class _StarLogits(torch.autograd.Function):
                 torch.mm(rows, scaled_weight, out=grad_tokens[block].flatten(0, 1))
         products = products.view(heads, head_dim, dim)
         grad_att = (weight * products).sum(-1) + (query * sums).sum((0, 1))
-        return grad_tokens, (products * att[:, :, None]).to(weight.dtype), sums * att, grad_att, None, None
+        grad_weight, grad_query, grad_edge = (products * att[:, :, None]).to(weight.dtype), sums * att, None
+        if edge_sums is not None:
+            grad_att += edge_weight * edge_sums
+            grad_edge = att * edge_sums
+        return grad_tokens, grad_weight, grad_query, grad_att, None, grad_edge, None, None
 
 
 def _blocks(tokens: Float[Tensor, "batch tokens dim"], head_dim: int) -> Iterator[slice]:

@@ -1,8 +1,8 @@
 """The trainable fusers: two towers, one per modality, and the weighted similarity that folds into one vector."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from modalloy.fusion.concat import ConcatTower
 from modalloy.fusion.hada import HadaTower
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
 from modalloy.fusion.losses import MatchingHead
+from modalloy.fusion.original_hada import FirstStageMatchingHead, OriginalHadaConfig, OriginalHadaTower
 from modalloy.fusion.similarity import SimilarityWeights, fold
 
 
@@ -25,8 +26,9 @@ class TowerConfig:
     The paper's own dropout is 0.7, its fused vector 512 wide.
     """
 
-    method: Literal["hada", "concat-linear"] = "hada"
-    """"hada": star graph over the tokens; "concat-linear": the baseline B2, from the embeddings alone."""
+    method: Literal["hada", "hada-original", "concat-linear"] = "hada"
+    """"hada": star graph over the tokens; "hada-original": the same as its authors coded it, from a random start;
+    "concat-linear": the baseline B2, from the embeddings alone."""
     token_dim: int = 512
     """Common width of the tokens in the graph (hada)."""
     heads: int = 4
@@ -43,10 +45,12 @@ class TowerConfig:
     """Start of the last layer: from score averaging, or random."""
     weighted_inputs: tuple[int, ...] = ()
     """Positions of the inputs that enter the weighted similarity; none in the first stage."""
+    original: OriginalHadaConfig = field(default_factory=OriginalHadaConfig)
+    """What the authors' code fixes (hada-original)."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("hada", "concat-linear"):
-            raise ConfigError(f"method must be 'hada' or 'concat-linear', got {self.method!r}.")
+        if self.method not in ("hada", "hada-original", "concat-linear"):
+            raise ConfigError(f"method must be 'hada', 'hada-original' or 'concat-linear', got {self.method!r}.")
         if self.activation not in ("elu", "none"):
             raise ConfigError(f"activation must be 'elu' or 'none', got {self.activation!r}.")
         if self.token_dim < 1 or self.heads < 1 or self.hidden < 0:
@@ -62,6 +66,26 @@ class TowerConfig:
             raise ConfigError(f"output_dim must be at least 1, got {self.output_dim}; leave it out for the default.")
         if len(set(self.weighted_inputs)) < len(self.weighted_inputs):
             raise ConfigError(f"weighted_inputs must name each input once, got {self.weighted_inputs}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that decide something, ready for JSON."""
+        fields = asdict(self)
+        if self.method != "hada-original":
+            del fields["original"]
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Builds a configuration from what `to_dict` gave, or from what JSON made of it.
+
+        Raises:
+            ConfigError: a value can't work.
+            KeyError, TypeError: a field is missing or unknown.
+        """
+        values = dict(fields)
+        original = OriginalHadaConfig(**values.pop("original", {}))
+        # JSON has no tuples.
+        return cls(**{**values, "weighted_inputs": tuple(values["weighted_inputs"]), "original": original})
 
 
 class TowerFuser(Fuser):
@@ -89,13 +113,18 @@ class TowerFuser(Fuser):
         self.fused_dim = config.output_dim or sum(shape.dim for shape in shapes)
         self.towers = nn.ModuleDict({"image": self._tower("image"), "text": self._tower("text")})
         self.similarity = SimilarityWeights(len(config.weighted_inputs))
-        self.matching = MatchingHead(self.fused_dim, config.dropout)
+        first_stage = config.method == "hada-original" and config.original.norm == "batch"
+        self.matching = (FirstStageMatchingHead if first_stage else MatchingHead)(self.fused_dim, config.dropout)
 
     def _tower(self, modality: Modality) -> nn.Module:
         config, dims = self.config, [shape.dim for shape in self.shapes]
         if config.method == "concat-linear":
             return ConcatTower(dims, self.fused_dim, config.dropout, config.start, config.hidden)
         widths = [shape.width(modality) for shape in self.shapes]
+        if config.method == "hada-original":
+            return OriginalHadaTower(
+                dims, widths, config.token_dim, config.heads, self.fused_dim, config.dropout, config.original
+            )
         return HadaTower(
             dims,
             widths,
@@ -109,7 +138,7 @@ class TowerFuser(Fuser):
 
     @property
     def reads_tokens(self) -> bool:
-        return self.config.method == "hada"
+        return self.config.method != "concat-linear"
 
     @property
     def dim(self) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from modalloy.training.schedules import cosine, per_step
 from modalloy.training.trainer import EarlyStopping, Metrics, fit
 
 VALIDATION_RSUM = "validation_rsum"
+_log = logging.getLogger(__name__)
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
 _RECIPE = 1
 
@@ -71,13 +73,15 @@ class FusionTraining:
     """Epochs without a better validation RSum after which training stops."""
     seed: int = 0
     """Seed of the start, the batches and the dropout."""
+    augment_probability: float = 0.75
+    """Chance of a training image to be replaced by one of its augmented copies, where there are any."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError(
                 f"epochs must be at least 1 and batch_size at least 2, got {self.epochs} and {self.batch_size}."
             )
-        for name in ("momentum", "distillation"):
+        for name in ("momentum", "distillation", "augment_probability"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {value}.")
@@ -149,7 +153,7 @@ class PairFeatures:
 
     def __getitem__(self, rows: PairRows) -> PairBatch:
         return PairBatch(
-            self.image_features.batch(rows.images, self.tokens),
+            self.image_features.batch(rows.images, self.tokens, rows.copies),
             self.text_features.batch(rows.captions, self.tokens),
             rows.images,
             self.families[rows.images],
@@ -256,6 +260,9 @@ class FusionModule(LightningModule):
         slow: list[Tensor] = list(self.momentum_towers.parameters())
         fast: list[Tensor] = list(self.fuser.towers.parameters())
         torch._foreach_lerp_(slow, fast, 1 - self.momentum)
+        # The statistics of a BatchNorm move slowly as they are.
+        for kept, current in zip(self.momentum_towers.buffers(), self.fuser.towers.buffers(), strict=True):
+            kept.copy_(current)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Queues the batch and clamps what the paper clamps."""
@@ -302,6 +309,11 @@ def fit_fuser(
     A finished training is loaded from `folder`, an interrupted one goes on from its last epoch; either only if the
     configuration, the start and the features are the same.
 
+    Where the image features have augmented copies, each image of a batch is one of them with the training's
+    `augment_probability`, the same copy for all encoders that have it, and the momentum encoders see what the trained
+    ones see, as in HADA's published code. A copy that an encoder lacks or rejected is replaced by its features of the
+    image itself; their number is logged. Validation sees the images themselves.
+
     Args:
         fuser: the model, at its start.
         training: see `FusionTraining`.
@@ -325,7 +337,11 @@ def fit_fuser(
         caption_rows=train.caption_rows,
         batch_size=training.batch_size,
         seed=training.seed,
+        copies=paired.image.copies,
+        augment_probability=training.augment_probability,
     )
+    if _augments(training, train):
+        _log_lacking(train)
     # A longer queue would hold images twice, and its zeros would fill the checkpoints of a small collection.
     limited = replace(training, queue_size=min(training.queue_size, len(train.image_rows)))
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience)
@@ -349,11 +365,23 @@ def fit_fuser(
 def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatures, validation: SplitFeatures) -> str:
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
+    settings = asdict(training)
+    # Where nothing is augmented it decides nothing, and older results stay valid.
+    probability = settings.pop("augment_probability")
+    if _augments(training, train):
+        copies = [
+            [
+                [store.fingerprint.digest, store.collection, [reject["id"] for reject in store.rejects()]]
+                for store in each.stores
+            ]
+            for each in train.paired.image.augmented
+        ]
+        settings |= {"augment_probability": probability, "augmented": copies}
     return sha256_of_settings(
         {
             "recipe": _RECIPE,
-            "fuser": asdict(fuser.config),
-            "training": asdict(training),
+            "fuser": fuser.config.to_dict(),
+            "training": settings,
             "start": hashlib.sha256(save(_contiguous(fuser))).hexdigest(),
             "features": [store.fingerprint.digest for store in stores],
             "collection": train.paired.manifest.fingerprint,
@@ -361,6 +389,22 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
             "captions": [split.caption_rows.tolist() for split in (train, validation)],
         }
     )
+
+
+def _augments(training: FusionTraining, train: SplitFeatures) -> bool:
+    return training.augment_probability > 0 and train.paired.image.copies > 0
+
+
+def _log_lacking(train: SplitFeatures) -> None:
+    for position, copies in enumerate(train.paired.image.augmented):
+        wanted = len(copies) * len(train.image_rows)
+        if lacking := copies.lacking(train.image_rows):
+            _log.warning(
+                "encoder %d lacks %d of %d augmented copies of the training images; the images themselves stand in.",
+                position,
+                lacking,
+                wanted,
+            )
 
 
 def _load_finished(fuser: TowerFuser, folder: Path, fingerprint: str) -> list[Metrics] | None:

@@ -62,8 +62,12 @@ class FusionConfig:
     def __post_init__(self) -> None:
         if self.weighted_inputs not in ("best", "all"):
             raise ConfigError(f"weighted_inputs must be 'best' or 'all', got {self.weighted_inputs!r}.")
+        if self.towers.method not in ("hada", "hada-original"):
+            raise ConfigError(
+                "fusion.towers.method can't be set to anything but 'hada' or 'hada-original', "
+                f"got {self.towers.method!r}: the baselines are methods of their own."
+            )
         chosen_elsewhere = {
-            "towers.method": (self.towers.method, "hada"),
             "towers.hidden": (self.towers.hidden, 0),
             "towers.weighted_inputs": (self.towers.weighted_inputs, ()),
             "first_stage.seed": (self.first_stage.seed, 0),
@@ -101,7 +105,8 @@ class FusionFit:
 
     Args:
         encoders: the frozen dual encoders.
-        collection: what they are fused on; trained on its split "train", chosen on "tune" (or "val").
+        collection: what they are fused on; trained on its split "train", with the augmented copies that its extraction
+            makes, chosen on "tune" (or "val").
         config: see `FusionConfig`.
         folder: holds a folder per method and seed.
 
@@ -116,7 +121,7 @@ class FusionFit:
         self.encoders = list(encoders)
         self.config = config
         self.folder = folder
-        self.features = collection.paired(encoders)
+        self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
         self.train = self.features.split("train")
         self._fitted: dict[tuple[Method, int], Fuser] = {}
@@ -146,7 +151,7 @@ class FusionFit:
         return self._fitted[method, seed]
 
     def _hada(self) -> TowerConfig:
-        return replace(self.config.towers, method="hada", weighted_inputs=())
+        return replace(self.config.towers, weighted_inputs=())
 
     def _concat(self, hidden: int) -> TowerConfig:
         return replace(self.config.towers, method="concat-linear", hidden=hidden, weighted_inputs=())
