@@ -194,3 +194,32 @@ def test_heads_and_backbones_must_fit():
         AlignedEncoder(backbones, heads)
     with pytest.raises(ConfigError, match="head for texts"):
         AlignedEncoder(backbones, {"image": heads["image"]})
+
+
+def test_a_head_can_read_the_summary_token(weights, tmp_path):
+    torch.manual_seed(0)
+    backbones = {m: Backbone(f"fake-{m}", FakeBackbone(m).fingerprint(m), WIDTH[m]) for m in WIDTH}
+    heads = {m: GlobalHead(HeadConfig(WIDTH[m], (4,), input="summary", pooler=m == "text")) for m in WIDTH}
+    AlignedEncoder(backbones, heads).save(tmp_path)
+    encoder = AlignedEncoder.from_pretrained(tmp_path)
+    backbone = FakeBackbone("text").encode_texts(["cat", "a dog", "an owl"])
+    expected = heads["text"](backbone.tokens[::2])
+    assert torch.equal(encoder.project("text", backbone).embedding, expected)
+    assert torch.equal(encoder.encode_texts(["cat", "a dog", "an owl"]).embedding, expected)
+    ragged = Encoded(backbone.embedding, backbone.tokens[[0, 2, 3, 1, 4]], torch.tensor([1, 3, 1]))
+    assert torch.equal(encoder.project("text", ragged).embedding, expected)
+
+
+def test_backbones_in_folders_move_with_the_encoder(tmp_path):
+    (tmp_path / "run" / "image").mkdir(parents=True)
+    prints = {m: Fingerprint(f"convnext:image {m}", "local", "a" * 64, "b" * 64) for m in WIDTH}
+    specs = {"image": f"convnext:{tmp_path / 'run' / 'image'}", "text": "bert:bert-base-uncased"}
+    heads = {m: GlobalHead(HeadConfig(WIDTH[m], (4,))) for m in WIDTH}
+    encoder = AlignedEncoder({m: Backbone(specs[m], prints[m], WIDTH[m]) for m in WIDTH}, heads)
+    encoder.save(tmp_path / "run")
+    assert encoder.backbones["image"].spec == specs["image"]
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = AlignedEncoder.from_pretrained(tmp_path / "moved")
+    assert moved.backbones["image"].spec == f"convnext:{tmp_path / 'moved' / 'image'}"
+    assert moved.backbones["text"].spec == specs["text"]
+    assert moved.fingerprint("image") == encoder.fingerprint("image")

@@ -78,3 +78,27 @@ def test_outputs_are_unit_norm_and_a_zero_output_stays_finite():
 def test_impossible_shapes_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         HeadConfig(**arguments)
+
+
+def test_a_summary_is_read_as_it_is():
+    torch.manual_seed(0)
+    head = GlobalHead(HeadConfig(5, (3,), input="summary", last_activation=False)).eval()
+    token = 7 * torch.randn(2, 5)
+    expected = nn.functional.normalize(nn.functional.linear(token, head.layers[0].weight, head.layers[0].bias), dim=-1)
+    torch.testing.assert_close(head(token), expected)
+
+
+def test_a_pooler_goes_first():
+    torch.manual_seed(0)
+    head = GlobalHead(HeadConfig(5, (3,), input="summary", last_activation=False, pooler=True)).eval()
+    token = torch.randn(2, 5)
+    pooled = torch.tanh(nn.functional.linear(token, head.pooler[0].weight, head.pooler[0].bias))
+    expected = nn.functional.normalize(nn.functional.linear(pooled, head.layers[0].weight, head.layers[0].bias), dim=-1)
+    torch.testing.assert_close(head(token), expected)
+
+
+def test_heads_read_embeddings_or_summaries():
+    config = HeadConfig(5, (3,))
+    object.__setattr__(config, "input", "tokens")  # past the type checks that only the tests have
+    with pytest.raises(ConfigError, match="input must be 'embedding' or 'summary', got 'tokens'"):
+        config.__post_init__()

@@ -2,15 +2,16 @@
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from jaxtyping import Float
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from modalloy.align.heads import GlobalHead, HeadConfig
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
@@ -23,6 +24,7 @@ from modalloy.encoders.checkpoint import (
     require_unchanged,
     save_checkpoint,
 )
+from modalloy.encoders.registry import absolute_spec, relative_spec
 from modalloy.errors import CheckpointError, ConfigError, ModalloyError
 
 FORMAT = "modalloy-aligned-encoder-1"
@@ -82,12 +84,15 @@ class AlignedEncoder(Encoder):
         self._loaded: dict[Modality, Encoder] = {}
         self._lock = threading.Lock()
 
+    def _parts(self) -> Iterable[nn.Module | Encoder]:
+        return [self.heads, *self._loaded.values()]
+
     def fingerprint(self, modality: Modality) -> Fingerprint:
         """The heads' weights, chained with the fingerprint of the backbone."""
         self._require(modality)
         chained = {"backbone": self.backbones[modality].fingerprint.digest}
         return Fingerprint(
-            name=f"{' + '.join(backbone.spec for backbone in self.backbones.values())} {modality}",
+            name=f"{self._backbones_names()} {modality}",
             revision=FORMAT,
             weights_sha256=hashlib.sha256(self._weights).hexdigest(),
             preprocessing_sha256=sha256_of_settings(chained),
@@ -108,7 +113,7 @@ class AlignedEncoder(Encoder):
         return self.backbone(modality).preprocess(modality, item)
 
     def forward(self, modality: Modality, prepared: Sequence[Prepared]) -> Encoded:
-        """Runs the backbone, and the head on its embedding."""
+        """Runs the backbone, and the head on its embedding or summary token."""
         return self.project(modality, self.backbone(modality).forward(modality, prepared))
 
     @torch.no_grad()
@@ -118,7 +123,9 @@ class AlignedEncoder(Encoder):
         As a transform for `modalloy.features.derive`: `functools.partial(encoder.project, "image")`.
         """
         self._require(modality)
-        return Encoded(self._head(modality)(encoded.embedding), encoded.tokens, encoded.lengths)
+        head = self._head(modality)
+        read = encoded.embedding if head.config.input == "embedding" else _summary_tokens(encoded)
+        return Encoded(head(read.to(self.device)), encoded.tokens, encoded.lengths)
 
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the image backbone's tokens."""
@@ -141,7 +148,7 @@ class AlignedEncoder(Encoder):
                 recorded = self.backbones[modality]
                 encoder = load_encoder(recorded.spec)
                 require_unchanged(recorded.fingerprint, encoder.fingerprint(modality), recorded.spec, self.spec)
-                self._loaded[modality] = encoder
+                self._loaded[modality] = encoder.to(self.device)
             return self._loaded[modality]
 
     def save(self, folder: str | Path) -> None:
@@ -149,7 +156,10 @@ class AlignedEncoder(Encoder):
         folder = Path(folder)
         config = {
             "name": self.name,
-            "backbones": {modality: asdict(self.backbones[modality]) for modality in MODALITIES},
+            "backbones": {
+                modality: {**asdict(backbone), "spec": relative_spec(backbone.spec, folder)}
+                for modality, backbone in self.backbones.items()
+            },
             "heads": {modality: asdict(self._head(modality).config) for modality in MODALITIES},
             "training": self.training,
         }
@@ -171,7 +181,7 @@ class AlignedEncoder(Encoder):
             for modality in MODALITIES:
                 recorded = config["backbones"][modality]
                 fingerprint = Fingerprint.from_dict(recorded["fingerprint"])
-                backbones[modality] = Backbone(recorded["spec"], fingerprint, recorded["width"])
+                backbones[modality] = Backbone(absolute_spec(recorded["spec"], folder), fingerprint, recorded["width"])
                 shape = config["heads"][modality]
                 heads[modality] = GlobalHead(HeadConfig(**{**shape, "widths": tuple(shape["widths"])}))
             encoder = cls(backbones, heads, name=config["name"], training=config["training"])
@@ -187,6 +197,11 @@ class AlignedEncoder(Encoder):
         encoder.spec = _spec(folder)
         return encoder
 
+    def _backbones_names(self) -> str:
+        # Not the specs: a fingerprint mustn't depend on which folder a backbone lies in.
+        recorded = ((modality, backbone.fingerprint.name) for modality, backbone in self.backbones.items())
+        return " + ".join(name.removesuffix(f" {modality}") for modality, name in recorded)
+
     def _head(self, modality: Modality) -> GlobalHead:
         head = self.heads[modality]
         assert isinstance(head, GlobalHead)
@@ -195,6 +210,12 @@ class AlignedEncoder(Encoder):
     @cached_property
     def _weights(self) -> bytes:
         return packed_weights(self.heads)
+
+
+def _summary_tokens(encoded: Encoded) -> Float[Tensor, "batch width"]:
+    """Each item's first token."""
+    first = encoded.lengths.cumsum(0) - encoded.lengths
+    return encoded.tokens[first.to(encoded.tokens.device)]
 
 
 def _spec(folder: Path) -> str:

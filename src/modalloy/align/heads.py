@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ class HeadConfig:
     """
 
     input_width: int
-    """Length of the backbone's embedding."""
+    """Length of what the head reads of the backbone."""
     widths: tuple[int, ...]
     """Output width of each linear layer; the last is the length of the shared embedding."""
     dropout: float = 0.2
@@ -30,6 +31,11 @@ class HeadConfig:
     """Slope of the LeakyReLU for negative inputs."""
     last_activation: bool = True
     """Whether a LeakyReLU also follows the last layer, as in HACAN."""
+    input: Literal["embedding", "summary"] = "embedding"
+    """What the head reads: the backbone's unit-norm embedding, or its summary token as it is, as in HACAN's code."""
+
+    pooler: bool = False
+    """Whether a square linear layer with tanh comes first: BERT's pooler, where the summary token is the raw CLS."""
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.input_width, *self.widths) < 1:
@@ -38,6 +44,8 @@ class HeadConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        if self.input not in ("embedding", "summary"):
+            raise ConfigError(f"input must be 'embedding' or 'summary', got {self.input!r}.")
 
     @property
     def dim(self) -> int:
@@ -49,11 +57,12 @@ class GlobalHead(nn.Module):
     """HACAN's global head: linear layers with LeakyReLU, dropout after the first, then x / (||x|| + 1e-8).
 
     The input is the backbone's unit-norm embedding; the head multiplies it by the square root of its length,
-    so that its components have the scale of a LayerNorm's output, which is what HACAN's heads read. `center` is
-    taken off first; it is zero, as in HACAN, until it is set.
+    so that its components have the scale of a LayerNorm's output, which is what HACAN's heads read. With
+    `input="summary"` it is the summary token, and nothing is multiplied. `center` is taken off first; it is zero,
+    as in HACAN, until it is set.
 
     Args:
-        config: widths, dropout and activation.
+        config: what it reads, widths, dropout and activation.
 
     >>> import torch
     >>> head = GlobalHead(HeadConfig(6, (5, 4))).eval()
@@ -66,7 +75,10 @@ class GlobalHead(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
+        self._scale = math.sqrt(config.input_width) if config.input == "embedding" else 1.0
         self.register_buffer("center", torch.zeros(config.input_width))
+        square = (config.input_width, config.input_width)
+        self.pooler = nn.Sequential(nn.Linear(*square), nn.Tanh()) if config.pooler else nn.Identity()
         layers: list[nn.Module] = []
         inputs = (config.input_width, *config.widths)
         for layer, width in enumerate(config.widths):
@@ -78,6 +90,6 @@ class GlobalHead(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, embedding: Float[Tensor, "batch input_width"]) -> Float[Tensor, "batch dim"]:
-        """Maps unit-norm backbone embeddings to unit-norm shared ones."""
-        projected = self.layers((embedding - self.center) * math.sqrt(self.config.input_width))
+        """Maps unit-norm backbone embeddings, or summary tokens, to unit-norm shared embeddings."""
+        projected = self.layers(self.pooler((embedding - self.center) * self._scale))
         return projected / (projected.norm(dim=-1, keepdim=True) + _EPSILON)
