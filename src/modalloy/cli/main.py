@@ -16,6 +16,7 @@ from modalloy.cli.doctor import Doctor
 from modalloy.cli.evaluate import Evaluate
 from modalloy.cli.extract import Extract
 from modalloy.cli.fuse import Fuse
+from modalloy.cli.imports import Import
 from modalloy.cli.report import Report
 from modalloy.cli.run import Run
 from modalloy.cli.search import Search
@@ -33,6 +34,7 @@ VERBS: tuple[Verb, ...] = (
     Evaluate(),
     Search(),
     Report(),
+    Import(),
     Doctor(),
 )
 USER_MISTAKE = 2
