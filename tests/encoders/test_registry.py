@@ -1,9 +1,11 @@
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
 from modalloy.encoders import load_encoder, registry
 from modalloy.encoders.efficientnet_lite import EfficientNetLite
+from modalloy.encoders.registry import absolute_spec, relative_spec
 from modalloy.errors import ConfigError
 
 
@@ -42,3 +44,20 @@ def test_entry_points_add_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
         load_encoder("kind")
     with pytest.raises(ConfigError, match=r"Did you mean 'kind'\?.*kind:<folder>"):
         load_encoder("kinds:x")
+
+
+@pytest.mark.parametrize("option", ["", "@384"])
+@pytest.mark.parametrize("kind", ["clip", "albef"])
+def test_a_spec_s_path_moves_with_what_names_it(
+    kind: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "some"
+    path.mkdir() if kind == "clip" else path.write_text("x")
+    monkeypatch.chdir(tmp_path)
+    relative = relative_spec(f"{kind}:models/some{option}", Path("runs/x"))
+    assert relative == f"{kind}:../../models/some{option}"
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    assert absolute_spec(relative, tmp_path / "runs" / "x") == f"{kind}:{path}{option}"
+    for spec in ("minilm@32", "clip:openai/some", "clip:openai/some@main", "clip:"):
+        assert relative_spec(spec, tmp_path) == absolute_spec(spec, tmp_path) == spec

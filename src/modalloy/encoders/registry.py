@@ -1,6 +1,6 @@
-"""From a spec such as "minilm" or "hacan:runs/x" to an encoder.
+"""From a spec such as "minilm", "clip:openai/clip-vit-base-patch32" or "hacan:runs/x" to an encoder.
 
-Built-in encoders stand in the table below; other packages add theirs by an entry point of the group
+Built-in encoders stand in the tables below; other packages add theirs by an entry point of the group
 `modalloy.encoders`, whose name is the spec's kind and whose object is called with the rest of the spec.
 """
 
@@ -35,14 +35,28 @@ _BUILT_IN = {
     "subwords": _BuiltIn("subwords", "Subwords", {}, "max_length"),
 }
 
+_HUB = {
+    **dict.fromkeys(("clip", "siglip", "align", "chinese-clip", "altclip", "dual"), "dual:HubDualEncoder"),
+    "blip": "blip:HubBlip",
+    "albef": "albef:Albef",
+    **dict.fromkeys(("convnext", "vit", "dinov2"), "backbone:ImageBackbone"),
+    "bert": "backbone:TextBackbone",
+    **dict.fromkeys(("detr", "rt-detr"), "regions:RegionEncoder"),
+    "sentence-transformers": "sentence_transformers:SentenceTransformersEncoder",
+    "open-clip": "open_clip:OpenClipEncoder",
+    "timm": "timm:TimmEncoder",
+}
+"""For each kind of hub model "module:class" in `modalloy.encoders.hub`; called with the kind and the source."""
+
 
 def load_encoder(spec: str) -> Encoder:
     """Builds the encoder that `spec` names.
 
     Args:
         spec: a built-in name ("efficientnet-lite0", "minilm"), a built-in name with its option after "@" (the
-            image size of "vit-s14-focus@168", the maximum length of "minilm@128"), or "kind:argument" for an
-            encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y").
+            image size of "vit-s14-focus@168", the maximum length of "minilm@128"); "kind:model" for a model in a
+            folder or on the hub ("clip:openai/clip-vit-base-patch32", "siglip:models/mine"); or "kind:argument"
+            for an encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y").
 
     Raises:
         ConfigError: the spec is unknown, its option can't work, or its encoder's package isn't installed.
@@ -55,10 +69,14 @@ def load_encoder(spec: str) -> Encoder:
         return _build(_BUILT_IN[name], spec, option if at else None)
     kind, _, argument = spec.partition(":")
     registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
-    if kind not in registered:
+    if kind not in _HUB and kind not in registered:
         raise ConfigError(_unknown(spec, registered))
     if not argument:
-        raise ConfigError(f'The encoder spec {spec!r} needs an argument after a colon: "{kind}:<folder>".')
+        what = "model" if kind in _HUB else "folder"
+        raise ConfigError(f'The encoder spec {spec!r} needs an argument after a colon: "{kind}:<{what}>".')
+    if kind in _HUB:
+        module, _, name = _HUB[kind].partition(":")
+        return getattr(import_module(f"modalloy.encoders.hub.{module}"), name)(kind, argument)
     return registered[kind].load()(argument)
 
 
@@ -74,23 +92,39 @@ def _build(built_in: _BuiltIn, spec: str, option: str | None) -> Encoder:
 
 
 def _unknown(spec: str, registered: dict[str, EntryPoint]) -> str:
-    known = [*_BUILT_IN, *(f"{kind}:<folder>" for kind in sorted(registered))]
-    close = difflib.get_close_matches(spec.partition("@")[0], [*_BUILT_IN, *registered], n=1)
+    known = [
+        *_BUILT_IN,
+        *(f"{kind}:<model>" for kind in _HUB),
+        *(f"{kind}:<folder>" for kind in sorted(registered)),
+    ]
+    name = spec.partition(":")[0].partition("@")[0]
+    close = difflib.get_close_matches(name, [*_BUILT_IN, *_HUB, *registered], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"Unknown encoder {spec!r}.{hint} Known: {', '.join(known)}."
 
 
 def relative_spec(spec: str, folder: Path) -> str:
-    """The spec with its folder, if it names one, seen from `folder`, so that both can be moved together.
+    """The spec with its folder or file, if it names one, seen from `folder`, so that both can be moved together.
 
     >>> relative_spec("minilm", Path("runs/demo"))
     'minilm'
     """
     kind, colon, argument = spec.partition(":")
-    return f"{kind}:{os.path.relpath(argument, folder)}" if colon and Path(argument).is_dir() else spec
+    path, option = _path_and_option(argument, Path())
+    return f"{kind}:{os.path.relpath(path, folder)}{option}" if colon and path else spec
 
 
 def absolute_spec(spec: str, folder: Path) -> str:
     """Undoes `relative_spec`, wherever `folder` is now."""
     kind, colon, argument = spec.partition(":")
-    return f"{kind}:{(folder / argument).resolve()}" if colon and (folder / argument).is_dir() else spec
+    path, option = _path_and_option(argument, folder)
+    return f"{kind}:{(folder / path).resolve()}{option}" if colon and path else spec
+
+
+def _path_and_option(argument: str, folder: Path) -> tuple[str, str]:
+    """What of a spec's argument names something seen from `folder`, if anything, and what stands behind it."""
+    head, at, option = argument.rpartition("@")
+    for path, rest in ((argument, ""), (head, at + option)):
+        if path and (folder / path).exists():
+            return path, rest
+    return "", ""

@@ -1,0 +1,1 @@
+"""Pretrained models in the layout of the Hugging Face hub, as encoders; each module one way of building them."""

@@ -1,0 +1,209 @@
+"""Unimodal backbones against the library's own calls, one item at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from encoders.hub import families
+from encoders.hub.models import TOWER, VISION, word_tokenizer
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from modalloy.encoders import Encoder, load_encoder
+from modalloy.encoders.check import check_encoder
+from modalloy.encoders.hub.backbone import ImageBackbone
+from modalloy.errors import ConfigError
+
+Draw = Callable[..., Image.Image]
+TEXTS = ["A Red phone", "the old dog runs with a small blue telephone", "cat"]
+
+_TINY = {"hidden_sizes": [8, 8, 16, 32], "depths": [1, 1, 1, 1], "num_stages": 4}
+IMAGES = {
+    "convnext": ("convnext", transformers.ConvNextConfig(**_TINY, image_size=64)),
+    "convnextv2": ("convnext", transformers.ConvNextV2Config(**_TINY, image_size=64)),
+    "vit": ("vit", transformers.ViTConfig(**{**VISION, "image_size": 64})),
+    "dinov2": ("dinov2", transformers.Dinov2Config(**{**VISION, "image_size": 48}, mlp_ratio=2)),
+    "registers": (
+        "dinov2",
+        transformers.Dinov2WithRegistersConfig(**{**VISION, "image_size": 48}, mlp_ratio=2, num_register_tokens=4),
+    ),
+}
+_TEXT = {**TOWER, "vocab_size": 60, "max_position_embeddings": 40}
+_ROBERTA = {**_TEXT, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+TEXT_CONFIGS = {
+    "bert": transformers.BertConfig(**_TEXT),
+    "roberta": transformers.RobertaConfig(**_ROBERTA),
+    "xlm-roberta": transformers.XLMRobertaConfig(**_ROBERTA),
+    "mpnet": transformers.MPNetConfig(**_ROBERTA),
+    "distilbert": transformers.DistilBertConfig(
+        dim=32, hidden_dim=48, n_layers=2, n_heads=2, vocab_size=60, max_position_embeddings=40
+    ),
+    "electra": transformers.ElectraConfig(**_TEXT, embedding_size=16),
+    "albert": transformers.AlbertConfig(**_TEXT, embedding_size=16),
+    "deberta-v2": transformers.DebertaV2Config(**_TEXT),
+}
+POOLED = ["bert", "roberta", "xlm-roberta", "mpnet", "albert"]
+
+
+@pytest.fixture(scope="module")
+def image_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("image-backbones")
+    for name, (_, config) in IMAGES.items():
+        families.randomise(transformers.AutoModel.from_config(config)).save_pretrained(folder / name)
+        processor: Any = transformers.ViTImageProcessorPil(size={"height": 64, "width": 64})
+        if name.startswith("convnext"):
+            processor = transformers.ConvNextImageProcessorPil(size={"shortest_edge": 64}, crop_pct=0.875)
+        processor.save_pretrained(folder / name)
+    return {name: folder / name for name in IMAGES}
+
+
+@pytest.fixture(scope="module")
+def text_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("text-backbones")
+    for name, config in TEXT_CONFIGS.items():
+        families.randomise(transformers.AutoModel.from_config(config)).save_pretrained(folder / name)
+        offset = name in ("roberta", "xlm-roberta", "mpnet")
+        tokenizer = _offset_tokenizer() if offset else families.bert_tokenizer(lowercase=False)
+        tokenizer.save_pretrained(folder / name)
+    return {name: folder / name for name in TEXT_CONFIGS}
+
+
+def _offset_tokenizer() -> Any:
+    tokenizer = word_tokenizer(pad="<pad>", begin="<s>")
+    # RoBERTa's padding has the id 1, from which its positions count on.
+    assert tokenizer.convert_tokens_to_ids("</s>") == 1
+    tokenizer.pad_token = "</s>"
+    return tokenizer
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_are_the_library_s(name: str, image_folders: dict[str, Path], picture: Draw) -> None:
+    folder, kind = image_folders[name], IMAGES[name][0]
+    encoder = load_encoder(f"{kind}:{folder}")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    images = [picture(0), picture(1, 90, 40), picture(2, 30, 77)]
+    encoded = encoder.encode_images(images)
+    _close(encoder.encode_images(images, batch_size=1).tokens, encoded.tokens)
+    assert encoder.modalities == ("image",)
+    for image, tokens, embedding in zip(images, encoded.tokens_of_each(), encoded.embedding, strict=True):
+        with torch.no_grad():
+            given = model(**processor(images=image, return_tensors="pt"))
+        hidden = given.last_hidden_state[0]
+        if kind == "convnext":
+            _close(tokens[0], model.layernorm(hidden.mean(dim=(1, 2))).detach())
+            _close(embedding, F.normalize(given.pooler_output[0], dim=-1))
+            hidden = torch.stack([tokens[0], *(hidden[:, row, column] for row in range(2) for column in range(2))])
+        else:
+            _close(embedding, F.normalize(hidden[0], dim=-1))
+            if name == "registers":
+                hidden = torch.cat([hidden[:1], hidden[5:]])
+        _close(tokens, hidden)
+    assert encoder.token_grid() == ((2, 2) if kind == "convnext" else (8, 8))
+    assert encoder.dim("image") == encoder.width("image") == 32
+    check_encoder(encoder)
+
+
+@pytest.mark.parametrize("name", TEXT_CONFIGS)
+def test_texts_are_the_library_s(name: str, text_folders: dict[str, Path]) -> None:
+    folder = text_folders[name]
+    encoder = load_encoder(f"bert:{folder}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    encoded = encoder.encode_texts(TEXTS)
+    _close(encoder.encode_texts(TEXTS, batch_size=1).tokens, encoded.tokens)
+    assert encoder.modalities == ("text",)
+    for text, tokens, embedding in zip(TEXTS, encoded.tokens_of_each(), encoded.embedding, strict=True):
+        inputs = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            given = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        hidden = given.last_hidden_state[0]
+        if name in POOLED:
+            _close(embedding, F.normalize(given.pooler_output[0], dim=-1))
+        else:
+            _close(embedding, F.normalize(hidden.mean(dim=0), dim=-1))
+            hidden = torch.stack([hidden.mean(dim=0), *hidden])
+        _close(tokens, hidden)
+    pieces = encoder.token_texts(TEXTS[1])
+    assert pieces is not None
+    assert len(pieces) == encoded.lengths[1]
+    check_encoder(encoder)
+
+
+@pytest.mark.parametrize("name", TEXT_CONFIGS)
+def test_a_long_text_is_cut_to_the_positions(name: str, text_folders: dict[str, Path]) -> None:
+    encoder = load_encoder(f"bert:{text_folders[name]}")
+    longest = 38 if name in ("roberta", "xlm-roberta", "mpnet") else 40
+    assert encoder.encode_texts(["a " * 100]).lengths.tolist() == [longest + (name not in POOLED)]
+
+
+def test_capitals_are_kept_for_a_cased_model(text_folders: dict[str, Path]) -> None:
+    encoder = load_encoder(f"bert:{text_folders['bert']}")
+    assert encoder.token_texts("A Red cat") == ["[CLS]", "A", "Red", "cat", "[SEP]"]
+    cased, lower = encoder.encode_texts(["A Red cat", "a red cat"]).embedding
+    assert (cased - lower).abs().max() > 1e-3
+
+
+def _copy(folder: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_without_a_trained_pooler_the_embedding_is_the_mean(text_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = _copy(text_folders["bert"], tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    pooled, mean = load_encoder(f"bert:{text_folders['bert']}"), load_encoder(f"bert:{folder}")
+    words = pooled.encode_texts(TEXTS).tokens_of_each()
+    encoded = mean.encode_texts(TEXTS)
+    for hidden, tokens, embedding in zip(words, encoded.tokens_of_each(), encoded.embedding, strict=True):
+        _close(tokens, torch.cat([hidden.mean(dim=0)[None], hidden]))
+        _close(embedding, F.normalize(hidden.mean(dim=0), dim=-1))
+    settings = [encoder.fingerprint("text").preprocessing_sha256 for encoder in (pooled, mean)]
+    assert settings[0] != settings[1]
+
+
+def test_a_sentence_encoder_is_averaged(text_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = _copy(text_folders["bert"], tmp_path / "sentences")
+    (folder / "modules.json").write_text("[]")
+    encoded = load_encoder(f"bert:{folder}").encode_texts(TEXTS)
+    for tokens, embedding in zip(encoded.tokens_of_each(), encoded.embedding, strict=True):
+        _close(tokens[0], tokens[1:].mean(dim=0))
+        _close(embedding, F.normalize(tokens[0], dim=-1))
+
+
+def test_the_backbone_of_a_whole_model_is_read(text_folders: dict[str, Path], tmp_path: Path) -> None:
+    """As most checkpoints on the hub are saved: with a head, and without the pooler."""
+    config = transformers.BertConfig.from_pretrained(text_folders["bert"])
+    whole = families.randomise(transformers.BertForMaskedLM(config))
+    whole.save_pretrained(tmp_path / "model")
+    families.bert_tokenizer().save_pretrained(tmp_path / "model")
+    encoder: Encoder = load_encoder(f"bert:{tmp_path / 'model'}")
+    ids = families.bert_tokenizer()(TEXTS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        hidden = whole.bert(ids).last_hidden_state[0]  # type: ignore[operator,union-attr]
+    _close(encoder.encode_texts(TEXTS[:1]).tokens[1:], hidden)
+
+
+def test_wrong_kinds(image_folders: dict[str, Path], text_folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="holds a model of type 'vit', but 'dinov2' takes 'dinov2' or"):
+        load_encoder(f"dinov2:{image_folders['vit']}")
+    with pytest.raises(ConfigError, match="holds a model of type 'convnext', but 'bert' takes 'bert' or"):
+        load_encoder(f"bert:{image_folders['convnext']}")
+    with pytest.raises(ConfigError, match="one of convnext, vit, dinov2, got 'resnet'"):
+        ImageBackbone("resnet", "anywhere")
+    encoder = load_encoder(f"bert:{text_folders['bert']}")
+    with pytest.raises(ConfigError, match="encodes text, not image"):
+        encoder.encode_images([Image.new("RGB", (8, 8))])
