@@ -62,6 +62,13 @@ def test_what_the_run_decides_itself_is_refused(load, option, value):
         load(MINIMAL, {f"fusion.{option}": value})
 
 
+def test_hada_as_its_authors_coded_it_can_be_chosen(load):
+    overrides = {"fusion.towers.method": "hada-original", "fusion.towers.original.norm": "batch"}
+    towers = load(MINIMAL, overrides).fusion.towers
+    assert towers == replace(load(MINIMAL).fusion.towers, method="hada-original", original=towers.original)
+    assert (towers.original.norm, towers.original.own_edge) == ("batch", 0.9)
+
+
 def test_overrides_replace_what_the_file_says(load):
     config = load(MINIMAL, {"folder": "other", "fusion.second_stage.epochs": 9, "seeds": [5]})
     assert (config.folder, config.fusion.second_stage.epochs, config.seeds) == ("other", 9, (5,))
@@ -69,9 +76,23 @@ def test_overrides_replace_what_the_file_says(load):
     assert config.fusion.second_stage == replace(load(MINIMAL).fusion.second_stage, epochs=9)
 
 
-@pytest.mark.parametrize("key", ["folder.name", "inputs.0.name", "seeds.first"])
-def test_an_override_through_a_plain_value_is_refused(load, key):
-    with pytest.raises(ConfigError, match=f"{key!r} goes through '{key.split('.')[0]}'"):
+def test_an_override_counts_positions_in_a_list(load):
+    config = load(MINIMAL + "seeds: [1, 2]", {"inputs.1.name": "x", "inputs.0.encoder": "alloy:b", "seeds.1": 7})
+    assert (config.inputs[0].encoder, config.inputs[1].name, config.seeds) == ("alloy:b", "x", (1, 7))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("folder.name", "goes through a plain value at 'name'"),
+        ("inputs.0.name.first", "goes through a plain value at 'first'"),
+        ("seeds.first", "'first' is no position in a list of 1"),
+        ("seeds.1", "'1' is no position in a list of 1"),
+        ("inputs.2.name", "'2' is no position in a list of 2"),
+    ],
+)
+def test_an_override_that_leads_nowhere_is_refused(load, key, said):
+    with pytest.raises(ConfigError, match=f"{key!r}:? {said}"):
         load(MINIMAL + "seeds: [1]", {key: "x"})
 
 

@@ -128,9 +128,21 @@ def save_config(config: RunConfig, path: str | Path) -> None:
     write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
-def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+def _set(values: Any, keys: list[str], value: Any) -> None:
+    """Sets the value at a path of keys; in a list a key is a position."""
+    whole = ".".join(keys)
     for key in keys[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"the override {'.'.join(keys)!r} goes through {key!r}, which holds a plain value.")
-    values[keys[-1]] = value
+        values = values.setdefault(key, {}) if isinstance(values, dict) else _list_at(values, key, whole)
+    if isinstance(values, dict):
+        values[keys[-1]] = value
+    else:
+        _list_at(values, keys[-1], whole)
+        values[int(keys[-1])] = value
+
+
+def _list_at(values: Any, key: str, whole: str) -> Any:
+    if not isinstance(values, list):
+        raise ConfigError(f"the override {whole!r} goes through a plain value at {key!r}.")
+    if not (key.isdecimal() and int(key) < len(values)):
+        raise ConfigError(f"the override {whole!r}: {key!r} is no position in a list of {len(values)}.")
+    return values[int(key)]
