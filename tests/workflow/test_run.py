@@ -52,7 +52,7 @@ def no_work(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("a reused run must not do this again")
 
-    monkeypatch.setattr(EXTRACTION, "_fill", fail)
+    monkeypatch.setattr(EXTRACTION, "_run", fail)
     monkeypatch.setattr(trainer.Trainer, "fit", fail)
 
 
@@ -129,7 +129,7 @@ class TestReuse:
     def test_a_changed_training_is_fitted_again_on_the_same_features(self, run_copy, monkeypatch):
         extracted, fitted = [], []
         fit = trainer.Trainer.fit
-        monkeypatch.setattr(EXTRACTION, "_fill", lambda *_, **__: extracted.append(1))
+        monkeypatch.setattr(EXTRACTION, "_run", lambda *_, **__: extracted.append(1))
         monkeypatch.setattr(trainer.Trainer, "fit", lambda *args, **kw: (fitted.append(1), fit(*args, **kw)))
         before = read_json(run_copy / "report.json")
         config = Run.open(run_copy).config

@@ -104,7 +104,7 @@ class Import(Verb):
 
     name = "import"
     summary = "Turn other systems' features, checkpoints and datasets into modalloy's."
-    example = "modalloy import hada-features DOWNLOADED --out features/hada-flickr30k"
+    example = "modalloy import regions FOLDER --collection demo --out features/regions"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
