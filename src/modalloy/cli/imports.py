@@ -24,10 +24,8 @@ def _hada_features(options: Namespace) -> dict[str, Any]:
 def _hada_checkpoint(options: Namespace) -> dict[str, Any]:
     from modalloy.interop.hada_checkpoint import import_hada_checkpoint
 
-    imported = import_hada_checkpoint(
-        options.source, options.inputs, options.out, lavis=options.lavis or "repaired", name=options.name
-    )
-    return imported.summary()
+    given = {key: options[key] for key in ("lavis", "mean", "std", "name") if options[key] is not None}
+    return import_hada_checkpoint(options.source, options.inputs, options.out, **given).summary()
 
 
 def _hacan_checkpoint(options: Namespace) -> dict[str, Any]:
@@ -73,7 +71,10 @@ _KINDS = {
         "the features that HADA's authors publish, by their folder layout", _hada_features, ("name", "images")
     ),
     "hada-checkpoint": _Kind(
-        "HADA's best.pth.tar: stage 1, stage 2, B2 or LAVIS", _hada_checkpoint, ("inputs", "lavis", "name"), ("inputs",)
+        "HADA's best.pth.tar: stage 1, stage 2, B2 or LAVIS",
+        _hada_checkpoint,
+        ("inputs", "lavis", "mean", "std", "name"),
+        ("inputs",),
     ),
     "hacan-checkpoint": _Kind("HACAN's Lightning checkpoint", _hacan_checkpoint, ("tokenizer", "text_heads", "name")),
     "regions": _Kind(
@@ -89,6 +90,8 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "images": (str | None, "folder of the pictures"),
     "inputs": (str, "specs of the encoders that the checkpoint was trained on, in its order"),
     "lavis": (str | None, '"repaired" (default), or "faithful" with its mix-up of the tokens'),
+    "mean": (float | None, "taken off the unit-norm tokens and embeddings; default: the published one"),
+    "std": (float | None, "divides them then; default: the published one"),
     "tokenizer": (str | None, "folder or hub name of the tokenizer; default: bert-base-uncased"),
     "text_heads": (int | None, "attention heads of its BERT, where they aren't 64 wide"),
     "collection": (str | None, "the collection that the region features are of"),
