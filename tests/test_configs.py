@@ -1,13 +1,18 @@
 """The configurations that come with the project: each is read, and the README's second example is run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from encoders.hub import models
+from hada_layout_files import write_layout
 
+from modalloy import Alloy
 from modalloy.files import read_json
+from modalloy.interop.hada_features import import_hada_features
 from modalloy.search import Searcher
+from modalloy.training.fusion import FusionTraining
 from modalloy.workflow.config import load_config
 from modalloy.workflow.run import Run
 
@@ -46,3 +51,58 @@ def test_clip_and_siglip_are_amalgamated_by_the_example(tiny_collection, tmp_pat
     assert {*names, "HADA stage 1", "HADA stage 2", "validation-tuned weighted cosine"} <= set(report["systems"])
     searcher = Searcher.open(tmp_path / "run" / "gallery")
     assert len(searcher.by_text("a red telephone", k=5)) == 5
+
+
+PAPER = FusionTraining(
+    epochs=50,
+    all_captions=True,
+    batch_size=20,
+    learning_rate=1e-4,
+    final_learning_rate=5e-6,
+    weight_decay=0.02,
+    temperature=0.07,
+    momentum=0.995,
+    queue_size=64000,
+    distillation=0.4,
+    patience=20,
+    augment_probability=0.75,
+)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "hada").glob("*.yaml")), ids=lambda path: path.stem)
+def test_hada_is_trained_as_in_the_paper(path):
+    config = load_config(path)
+    towers, fusion = config.fusion.towers, config.fusion
+    assert (towers.method, towers.token_dim, towers.heads, towers.output_dim) == ("hada", 512, 4, 512)
+    assert (towers.dropout, towers.start, fusion.weighted_inputs) == (0.7, "random", "best")
+    assert fusion.first_stage == PAPER
+    assert fusion.second_stage == replace(PAPER, learning_rate=5e-5, similarity_learning_rate=5e-5, patience=5)
+    assert config.extraction.augmentations == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["hada", "hada-original"])
+def test_the_authors_features_are_fused_by_their_configuration(method, tmp_path):
+    features = tmp_path / "features"
+    import_hada_features(write_layout(tmp_path / "authors"), features, progress=False)
+    small = {"epochs": 1, "batch_size": 4}
+    overrides = {
+        "collection": str(features / "manifest.jsonl"),
+        "folder": str(tmp_path / "run"),
+        "inputs.0.encoder": f"features:{features / 'albef'}",
+        "inputs.1.encoder": f"features:{features / 'dot'}",
+        "seeds": [0],
+        "fusion.towers.method": method,
+        "fusion.towers.token_dim": 8,
+        "fusion.towers.output_dim": 16,
+        **{f"fusion.{stage}.{key}": value for stage in ("first_stage", "second_stage") for key, value in small.items()},
+    }
+    run = Run(load_config(CONFIGS / "hada" / "flickr30k-albef-dot.yaml", overrides))
+    report = run.execute()
+    assert {"ALBEF", "LightningDOT", "HADA stage 1", "HADA stage 2"} <= set(report["systems"])
+    assert [len(copies) for copies in run.fits.features.image.augmented] == [3, 0]
+    assert run.delivered.fuser.config.method == method
+    assert run.delivered.fuser.config.weighted_inputs in ((0,), (1,))
+    loaded = Alloy.from_pretrained(tmp_path / "run")
+    assert loaded.fingerprint("image") == Alloy(run.encoders, run.delivered.fuser, "x").fingerprint("image")
+    assert Searcher.open(tmp_path / "run" / "gallery")

@@ -13,6 +13,7 @@ from modalloy.fusion.losses import (
     matching_loss,
     positive_targets,
 )
+from modalloy.fusion.original_hada import FirstStageMatchingHead
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 5))
 seeds = st.integers(0, 2**16)
@@ -181,6 +182,17 @@ def test_a_batch_of_one_image_or_family_learns_from_its_positives_alone(batch):
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert image.grad is not None and image.grad.isfinite().all()
+
+
+def test_a_head_that_normalises_by_batches_sees_matching_and_other_pairs_together():
+    head = FirstStageMatchingHead(3)
+    with torch.no_grad():
+        # The inner product of the two alone, which is 1 for matching pairs and 0 for others.
+        head.linear.weight.copy_(torch.tensor([[0.0] * 9 + [1.0] * 3]))
+        head.norm.weight.fill_(10)
+        head.norm.bias.fill_(-5)
+    rows = torch.eye(3)
+    assert matching_loss(head.train(), rows, rows, rows @ rows.T, torch.eye(3, dtype=torch.bool)) < 0.1
 
 
 def test_the_choice_of_negatives_has_no_gradient():

@@ -610,6 +610,28 @@ def test_a_damaged_fit_is_refused(paired, whole, tmp_path, damage, message):
         fit(paired, tmp_path)
 
 
+def test_an_epoch_may_visit_every_caption(paired, tmp_path, monkeypatch):
+    seen, queues = [], []
+    original = FusionModule.training_step
+
+    def training_step(self, batch, batch_index):
+        seen.append(tuple(batch.text[0].embedding[:, 0].tolist()))
+        queues.append(len(self.queue.images))
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(FusionModule, "training_step", training_step)
+    training = dataclasses.replace(TRAINING, epochs=2, all_captions=True, queue_size=1000)
+    fit(paired, tmp_path, training=training)
+    captions = paired.text.embeddings(0, paired.split("train").caption_rows)[:, 0]
+    assert sorted(sum(seen, ())) == sorted(2 * captions.tolist())
+    assert max(queues) == 2 * SPLITS["train"]
+
+    def fingerprint(training: FusionTraining) -> str:
+        return _fingerprint(new_fuser(paired), training, paired.split("train"), paired.split("val"))
+
+    assert fingerprint(training) != fingerprint(dataclasses.replace(training, all_captions=False))
+
+
 # Augmented copies ----------------------------------------------------------------------------------------
 
 
@@ -746,7 +768,7 @@ def test_a_training_without_copies_has_the_fingerprint_that_it_had_before_there_
         patch.setattr("modalloy.training.fusion.sha256_of_settings", lambda value: settings.append(value) or "")
         _fingerprint(new_fuser(paired), TRAINING, paired.split("train"), paired.split("val"))
     expected = dataclasses.asdict(TRAINING)
-    del expected["augment_probability"]
+    del expected["augment_probability"], expected["all_captions"]
     assert settings[0]["training"] == expected
     assert set(settings[0]) == {
         *("recipe", "fuser", "training", "start", "features", "collection", "families", "captions")

@@ -69,6 +69,13 @@ def test_hada_as_its_authors_coded_it_can_be_chosen(load):
     assert (towers.original.norm, towers.original.own_edge) == ("batch", 0.9)
 
 
+def test_hada_as_its_authors_coded_it_takes_two_inputs(load):
+    three = MINIMAL + '  - {name: c, encoder: "hacan:c"}\n'
+    assert len(load(three).inputs) == 3
+    with pytest.raises(ConfigError, match="'hada-original' fuses two encoders, got 3"):
+        load(three, {"fusion.towers.method": "hada-original"})
+
+
 def test_overrides_replace_what_the_file_says(load):
     config = load(MINIMAL, {"folder": "other", "fusion.second_stage.epochs": 9, "seeds": [5]})
     assert (config.folder, config.fusion.second_stage.epochs, config.seeds) == ("other", 9, (5,))

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from tiny_run import TRUNCATED
 
+from modalloy.data import read_collection
 from modalloy.errors import DataError
 from modalloy.workflow.doctor import examine
 
@@ -85,6 +86,26 @@ def test_a_feature_folder_is_checked_alone_or_with_others(run_copy):
     stores = sorted(manifest.parent for manifest in (run_copy / "features").glob("*/*/manifest.json"))
     assert sorted(everything["checked"]) == [f"features in {store}" for store in stores]
     assert {"severity": "error", "item": None, "message": problem} in everything["problems"]
+
+
+def test_an_encoders_folder_and_a_store_that_is_not_finished_are_known(run_copy):
+    folder = run_copy / "features" / "minilm"
+    assert examine(folder) == {"checked": [f"features in {folder / 'text'}"], "problems": []}
+    (folder / "text" / "manifest.json").unlink()
+    for path in (folder, folder / "text", run_copy / "features"):
+        (problem,) = [each for each in messages(path) if each.startswith(f"features in {folder / 'text'}")]
+        assert "holds no finished features" in problem
+
+
+def test_what_an_import_wrote_is_checked_with_its_collection(tiny_collection, run_copy, tmp_path):
+    shutil.copytree(run_copy / "features" / "minilm", tmp_path / "imported" / "minilm")
+    manifest, _ = read_collection(tiny_collection)
+    manifest.save(tmp_path / "imported" / "manifest.jsonl")
+    checked = examine(tmp_path / "imported")["checked"]
+    assert [line.split(" in ")[0].split(":")[0] for line in checked] == [
+        "features",
+        f"collection {tmp_path / 'imported' / 'manifest.jsonl'}",
+    ]
 
 
 @pytest.mark.parametrize("part", ["inputs/1", "."])

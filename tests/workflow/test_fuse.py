@@ -111,6 +111,11 @@ def test_one_encoder_is_not_enough(encoders, collection, tmp_path):
         fuse(encoders[:1], collection, tmp_path)
 
 
+def test_more_encoders_than_a_method_takes_are_refused_before_anything_is_extracted(encoders, collection, tmp_path):
+    with pytest.raises(ConfigError, match="'hada-original' fuses two encoders, got 3"):
+        fuse([*encoders, encoders[0]], collection, tmp_path, config=FusionConfig(TowerConfig("hada-original")))
+
+
 def test_a_collection_without_training_items_is_refused(encoders, finished_run, tiny_manifest, tmp_path):
     only_test = tiny_manifest.split("test")
     with pytest.raises(DataError, match="no usable captioned image in train"):

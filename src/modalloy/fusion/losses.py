@@ -75,8 +75,10 @@ class MatchingHead(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
         """The pairs' logits."""
-        features = torch.cat([image, text, (image - text).abs(), image * text], dim=-1)
-        return self.linear(self.dropout(features)).squeeze(-1)
+        return self._logits(torch.cat([image, text, (image - text).abs(), image * text], dim=-1)).squeeze(-1)
+
+    def _logits(self, features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch 1"]:
+        return self.linear(self.dropout(features))
 
 
 def matching_loss(
@@ -103,12 +105,10 @@ def matching_loss(
     scores = similarity.detach().masked_fill(related, float("-inf"))
     negative_text = scores.argmax(dim=1)[with_text]
     negative_image = scores.argmax(dim=0)[with_image]
-    logits = torch.cat(
-        [
-            head(image, text),
-            head(image[with_text], text[negative_text]),
-            head(image[negative_image], text[with_image]),
-        ]
+    # One call: a head with a BatchNorm would take off what tells matching from other pairs if it saw each kind alone.
+    logits = head(
+        torch.cat([image, image[with_text], image[negative_image]]),
+        torch.cat([text, text[negative_text], text[with_image]]),
     )
     labels = torch.zeros_like(logits)
     labels[: len(image)] = 1

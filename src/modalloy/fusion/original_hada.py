@@ -191,7 +191,5 @@ class FirstStageMatchingHead(MatchingHead):
         super().__init__(dim, dropout)
         self.norm = nn.BatchNorm1d(1)
 
-    def forward(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-        """The pairs' logits."""
-        features = torch.cat([image, text, (image - text).abs(), image * text], dim=-1)
-        return self.dropout(self.norm(self.linear(features))).squeeze(-1)
+    def _logits(self, features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch 1"]:
+        return self.dropout(self.norm(self.linear(features)))

@@ -8,7 +8,7 @@ and `weight_2`) or the baseline B2 (one linear layer).
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +125,7 @@ class ImportedHada:
             "temperature": self.checkpoint.temperature,
             "epoch": self.checkpoint.epoch,
             "left_out": list(self.checkpoint.left_out),
-            "config": asdict(self.checkpoint.fuser.config),
+            "config": self.checkpoint.fuser.config.to_dict(),
         }
 
 

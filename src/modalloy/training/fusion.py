@@ -49,9 +49,12 @@ class FusionTraining:
     """
 
     epochs: int = 20
-    """Epochs at most; an epoch visits every image once, with one of its captions."""
+    """Epochs at most."""
     batch_size: int = 64
     """Pairs in a batch."""
+    all_captions: bool = False
+    """Whether an epoch visits every caption once, as in HADA's code, instead of every image once with one of its
+    captions."""
     learning_rate: float = 1e-4
     """Highest learning rate of AdamW, at the start."""
     final_learning_rate: float = 5e-6
@@ -66,7 +69,7 @@ class FusionTraining:
     momentum: float | None = None
     """Momentum of the momentum encoders; by default it fits the number of steps, up to the paper's 0.995."""
     queue_size: int = 64000
-    """Pairs in the momentum queue, at most one per training image."""
+    """Pairs in the momentum queue, at most as many as an epoch has."""
     distillation: float = 0.4
     """Share of the momentum encoders' targets, reached after the first epoch; 0 for none."""
     patience: int = 5
@@ -337,13 +340,15 @@ def fit_fuser(
         caption_rows=train.caption_rows,
         batch_size=training.batch_size,
         seed=training.seed,
+        all_captions=training.all_captions,
         copies=paired.image.copies,
         augment_probability=training.augment_probability,
     )
     if _augments(training, train):
         _log_lacking(train)
-    # A longer queue would hold images twice, and its zeros would fill the checkpoints of a small collection.
-    limited = replace(training, queue_size=min(training.queue_size, len(train.image_rows)))
+    # A longer queue would hold pairs twice, and its zeros would fill the checkpoints of a small collection.
+    pairs = len(train.caption_rows if training.all_captions else train.image_rows)
+    limited = replace(training, queue_size=min(training.queue_size, pairs))
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience)
     history = fit(
         FusionModule(fuser, limited, len(sampler) * training.epochs, validation),
@@ -366,7 +371,9 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
     settings = asdict(training)
-    # Where nothing is augmented it decides nothing, and older results stay valid.
+    # What is as it was before there was a choice isn't recorded, so that older results stay valid.
+    if not training.all_captions:
+        del settings["all_captions"]
     probability = settings.pop("augment_probability")
     if _augments(training, train):
         copies = [

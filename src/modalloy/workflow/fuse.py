@@ -80,6 +80,19 @@ class FusionConfig:
                     "decide it."
                 )
 
+    def check_inputs(self, count: int) -> None:
+        """Refuses a number of encoders that can't be fused, before anything is extracted.
+
+        Raises:
+            ConfigError: fewer than two encoders, or other than two for "hada-original".
+        """
+        if count < 2:
+            raise ConfigError(f"a fusion takes at least 2 encoders, got {count}.")
+        if self.towers.method == "hada-original" and count != 2:
+            raise ConfigError(
+                f"fusion.towers.method 'hada-original' fuses two encoders, got {count}; method 'hada' takes more."
+            )
+
     @classmethod
     def small(cls) -> Self:
         """Settings for some thousand pairs and a processor: those of the demo.
@@ -111,13 +124,12 @@ class FusionFit:
         folder: holds a folder per method and seed.
 
     Raises:
-        ConfigError: fewer than two encoders.
+        ConfigError: see `FusionConfig.check_inputs`.
         DataError: the collection lacks a training or a validation split.
     """
 
     def __init__(self, encoders: Sequence[Encoder], collection: Collection, config: FusionConfig, folder: Path) -> None:
-        if len(encoders) < 2:
-            raise ConfigError(f"a fusion takes at least 2 encoders, got {len(encoders)}.")
+        config.check_inputs(len(encoders))
         self.encoders = list(encoders)
         self.config = config
         self.folder = folder
@@ -214,7 +226,7 @@ def fuse(
         seed: of the start, the batches and the dropout.
 
     Raises:
-        ConfigError: fewer than two encoders, or an unknown method.
+        ConfigError: an unknown method, or see `FusionConfig.check_inputs`.
         DataError: the collection lacks a training or a validation split.
     """
     folder = Path(folder)
