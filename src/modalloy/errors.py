@@ -27,3 +27,12 @@ class FeatureError(ModalloyError):
 
 class CheckpointError(ModalloyError):
     """A saved model is damaged, incomplete or not ours."""
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, in one line of at most 200 letters; its kind where it says nothing.
+
+    >>> one_line(ValueError("expected 3,\\n  got 4"))
+    'expected 3, got 4'
+    """
+    return " ".join(str(error).split())[:200] or type(error).__name__

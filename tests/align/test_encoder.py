@@ -133,6 +133,20 @@ def test_the_fingerprint_changes_with_the_heads_and_with_the_backbone(weights):
     assert changed.fingerprint("text") == encoder.fingerprint("text")
 
 
+@pytest.mark.parametrize("change", [{"negative_slope": 0.5}, {"last_activation": False}, {"input": "summary"}])
+def test_what_the_weights_do_not_tell_of_a_head_is_in_the_fingerprint(weights, change):
+    encoder, other = aligned(), aligned()
+    heads = dict(other.heads)
+    heads["text"] = GlobalHead(HeadConfig(WIDTH["text"], (7, 4), **change))
+    heads["text"].load_state_dict(encoder.heads["text"].state_dict())
+    other = AlignedEncoder(other.backbones, heads, name=other.name)
+    text, mine = other.fingerprint("text"), encoder.fingerprint("text")
+    assert not torch.equal(other.encode_texts(["cat"]).embedding, encoder.encode_texts(["cat"]).embedding)
+    assert text.weights_sha256 == mine.weights_sha256
+    assert text.preprocessing_sha256 != mine.preprocessing_sha256
+    assert other.fingerprint("image") == encoder.fingerprint("image")
+
+
 def test_another_backbone_than_the_recorded_one_is_refused(weights, tmp_path):
     aligned().save(tmp_path)
     weights["text"] = "c"

@@ -113,6 +113,14 @@ def test_images_that_cannot_be_encoded(image: object) -> None:
         require_image(image)
 
 
+@pytest.mark.parametrize("size", [(1001, 1), (2, 2001)])
+def test_lines_are_no_images(size: tuple[int, int]) -> None:
+    """To scale one's short side to a model's 224 pixels would take gigabytes."""
+    with pytest.raises(DataError, match=rf"at most 1000 times as long as it is wide, got {size[0]} x {size[1]}"):
+        require_image(Image.new("RGB", size))
+    require_image(Image.new("RGB", (1000, 1)))
+
+
 def test_lengths_must_cover_the_tokens() -> None:
     with pytest.raises(DataError, match="add up to 3 tokens, but 4 are given"):
         Encoded(torch.eye(2), torch.zeros(4, 2), torch.tensor([1, 2]))

@@ -1,6 +1,7 @@
 import fractions
 import shutil
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import original_hacan as original
@@ -189,6 +190,12 @@ def test_weights_in_half_precision(small, words):
     assert encoder.encode_texts(["a cat"]).embedding.dtype == torch.float32
 
 
+def test_positions_that_older_versions_of_transformers_stored_are_left_out(small, words):
+    name = "text_transformer.embeddings.position_ids"
+    encoder = small(words, lambda state: state.update({name: torch.arange(64)[None]}))
+    assert encoder.fingerprint("text") == small(words).fingerprint("text")
+
+
 def test_berts_heads_are_64_wide(tmp_path):
     path = original.save_lightning(tmp_path / "a.ckpt", original.state_dict((1, 1, 1, 1), layers=1, hidden=128))
     assert read_hacan_checkpoint(path).text_config["num_attention_heads"] == 2
@@ -287,6 +294,24 @@ def test_files_that_are_no_checkpoints(words, tmp_path):
     refused(tmp_path / "list.ckpt", "it holds list")
     torch.save({"model": 1}, tmp_path / "other.ckpt")
     refused(tmp_path / "other.ckpt", "it holds model")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_gives_one_clear_line(zipped, tmp_path):
+    path, random, refused = tmp_path / "x.ckpt", Random(0), 0
+    torch.save({"state_dict": {"a": torch.zeros(3)}}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole[: random.randrange(20, len(whole))] if random.random() < 0.5 else whole)
+        for _ in range(3):
+            damaged[random.randrange(min(600, len(damaged)))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_hacan_checkpoint(path)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 50
 
 
 def test_tokenizers_that_do_not_fit(small, tmp_path, monkeypatch):

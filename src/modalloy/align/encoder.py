@@ -25,7 +25,7 @@ from modalloy.encoders.checkpoint import (
     save_checkpoint,
 )
 from modalloy.encoders.registry import absolute_spec, relative_spec
-from modalloy.errors import CheckpointError, ConfigError, ModalloyError
+from modalloy.errors import CheckpointError, ConfigError, ModalloyError, one_line
 
 FORMAT = "modalloy-aligned-encoder-1"
 MAKER = "modalloy align"
@@ -88,9 +88,11 @@ class AlignedEncoder(Encoder):
         return [self.heads, *self._loaded.values()]
 
     def fingerprint(self, modality: Modality) -> Fingerprint:
-        """The heads' weights, chained with the fingerprint of the backbone."""
+        """The heads' weights and shape, chained with the fingerprint of the backbone."""
         self._require(modality)
-        chained = {"backbone": self.backbones[modality].fingerprint.digest}
+        shape = asdict(self._head(modality).config)
+        del shape["dropout"]  # has a part in training alone
+        chained = {"backbone": self.backbones[modality].fingerprint.digest, "head": shape}
         return Fingerprint(
             name=f"{self._backbones_names()} {modality}",
             revision=FORMAT,
@@ -192,7 +194,7 @@ class AlignedEncoder(Encoder):
         try:
             encoder.heads.load_state_dict(read_weights(folder, config))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise CheckpointError(f"{folder} doesn't hold the heads' weights ({reason}); align again.") from None
         encoder.spec = _spec(folder)
         return encoder

@@ -21,6 +21,8 @@ from modalloy.files import sha256_of_text
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
 
+_MOST_ELONGATED = 1000
+
 Prepared = Tensor | tuple[Any, ...]
 """What `preprocess` makes of an item for `forward`: a tensor, or one for each encoder inside the encoder."""
 
@@ -253,7 +255,8 @@ def require_image(image: object) -> Image.Image:
     """Gives `image` back if it can be encoded.
 
     Raises:
-        DataError: it is no PIL image in RGB; how to flatten another mode is `open_image`'s to decide.
+        DataError: it is no PIL image in RGB, whose flattening is `open_image`'s to decide; or so elongated that scaling
+            its short side to a model's input would take gigabytes.
     """
     if not isinstance(image, Image.Image):
         raise DataError(f"An image must be a PIL image, got {type(image).__name__}.")
@@ -261,6 +264,11 @@ def require_image(image: object) -> Image.Image:
         raise DataError(
             f"An image must be in RGB, got mode {image.mode}; give its path instead, or open it with "
             "modalloy.data.images.open_image, which flattens transparency and scales 16-bit greys."
+        )
+    if min(image.size) * _MOST_ELONGATED < max(image.size):
+        raise DataError(
+            f"An image may be at most {_MOST_ELONGATED} times as long as it is wide, got {image.width} x {image.height}"
+            " pixels; crop it."
         )
     return image
 

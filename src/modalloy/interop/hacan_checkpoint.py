@@ -23,7 +23,7 @@ from modalloy.encoders import Encoder, Modality, load_encoder
 from modalloy.encoders.checkpoint import CONFIG, WEIGHTS
 from modalloy.encoders.hub.files import hub_file
 from modalloy.encoders.hub.quiet import quiet
-from modalloy.errors import CheckpointError, ConfigError
+from modalloy.errors import CheckpointError, ConfigError, one_line
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.interop.hacan_weights import HacanWeights, read_hacan_checkpoint
 
@@ -132,7 +132,7 @@ def _tokenizer(source: str, weights: HacanWeights) -> Any:
             words = BertTokenizer.from_pretrained(folder, do_lower_case=lowercase, local_files_only=True)
     # The library raises nearly anything at damaged files.
     except Exception as error:
-        raise ConfigError(f"{source} has no usable tokenizer ({' '.join(str(error).split())[:200]}).") from error
+        raise ConfigError(f"{source} has no usable tokenizer ({one_line(error)}).") from error
     # Without files the library gives a tokenizer of five words.
     expected = weights.text_config["vocab_size"]
     if len(words) != expected:

@@ -31,6 +31,7 @@ _UNREAD = (
     "fc1.",
     *(f"cross_modal_image_transform{suffix}." for suffix in ("", "_1", "_2")),
     "cross_modal_text_transform_1.",
+    f"{_TEXT}embeddings.position_ids",  # a row of numbers that transformers stored until 4.31
 )
 # From transformers' names to the authors'; the first that fits counts.
 _CONVNEXT_NAMES = (

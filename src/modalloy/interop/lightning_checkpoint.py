@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
 
-from modalloy.errors import CheckpointError
+from modalloy.errors import CheckpointError, one_line
 
 
 def read_lightning_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
@@ -66,15 +65,12 @@ def _load(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror}); check the path.") from None
     except UnpicklingError as error:
-        what = f"objects of {some(refused)}" if refused else _line(error)
+        what = f"objects of {some(refused)}" if refused else one_line(error)
         raise CheckpointError(
             f"{path} holds more than numbers, and reading that could run code ({what}). If you trust it, keep its "
             "tensors alone: python -c \"import torch; kept = torch.load('IN', map_location='cpu', "
             "weights_only=False)['state_dict']; torch.save({'state_dict': kept}, 'OUT')\" and import OUT."
         ) from None
-    except (RuntimeError, ValueError, EOFError, BadZipFile) as error:
-        raise CheckpointError(f"{path} isn't a checkpoint of PyTorch, or is damaged ({_line(error)}).") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    # Damaged files make torch raise nearly anything.
+    except Exception as error:
+        raise CheckpointError(f"{path} isn't a checkpoint of PyTorch, or is damaged ({one_line(error)}).") from None

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from encoders.hub.models import TOWER, VISION, WORDS, clip_pictures, clip_tokenizer, word_tokenizer
+from encoders.hub.models import TOWER, VISION, WORDS, clip_pictures, word_tokenizer
 
 _SIDE = {"height": 32, "width": 32}
 _BERT_TOWER = {**TOWER, "max_position_embeddings": 64}
@@ -49,27 +49,6 @@ def _save(folder: Path, model: torch.nn.Module, processor: Any) -> Path:
     randomise(model).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def save_clip(folder: Path) -> Path:
-    tokenizer = clip_tokenizer()
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = transformers.CLIPConfig(
-        text_config={**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 77, **ids},
-        vision_config=VISION,
-        projection_dim=24,
-    )
-    return _save(folder, transformers.CLIPModel(config), transformers.CLIPProcessor(clip_pictures(), tokenizer))
-
-
-def save_siglip(folder: Path, padding_side: str = "right") -> Path:
-    """A SigLIP whose text embeddings are wider than its text tokens, as in the giant one, and a cased tokenizer."""
-    tokenizer = word_tokenizer(pad="[PAD]", lowercase=False)
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = padding_side
-    text = {**TOWER, "hidden_size": 16, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
-    config = transformers.SiglipConfig(text_config={**text, "projection_size": 32}, vision_config=VISION)
-    pictures = transformers.SiglipImageProcessorPil(size=_SIDE)
-    return _save(folder, transformers.SiglipModel(config), transformers.SiglipProcessor(pictures, tokenizer))
 
 
 def save_siglip2(folder: Path) -> Path:
@@ -140,9 +119,14 @@ def save_dual(folder: Path, vision: str = "vit") -> Path:
         "clip": transformers.CLIPVisionConfig(**VISION),
         "siglip": transformers.SiglipVisionConfig(**VISION),
     }
-    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
-        towers[vision], transformers.BertConfig(**_BERT_TOWER, vocab_size=len(tokenizer)), projection_dim=24
+    return save_dual_of(
+        folder, towers[vision], transformers.BertConfig(**_BERT_TOWER, vocab_size=len(tokenizer)), tokenizer
     )
+
+
+def save_dual_of(folder: Path, vision: Any, text: Any, tokenizer: Any) -> Path:
+    """A VisionTextDualEncoder of the towers configured."""
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
     processor = transformers.VisionTextDualEncoderProcessor(transformers.ViTImageProcessorPil(size=_SIDE), tokenizer)
     return _save(folder, transformers.VisionTextDualEncoderModel(config), processor)
 

@@ -24,15 +24,13 @@ def save_clip(folder: Path, seed: int = 0, **text: Any) -> Path:
     return save(folder, transformers.CLIPModel, config, tokenizer, clip_pictures(), seed)
 
 
-def save_siglip(folder: Path, seed: int = 0) -> Path:
-    """A SigLIP of 16 patches, 32 wide."""
-    tokenizer = word_tokenizer(pad="[PAD]")
-    config = transformers.SiglipConfig(
-        text_config={**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 32},
-        vision_config=VISION,
-    )
-    size = {"height": 32, "width": 32}
-    pictures = transformers.SiglipImageProcessorPil(size=size)
+def save_siglip(folder: Path, padding_side: str = "right", seed: int = 0) -> Path:
+    """A SigLIP whose text embeddings are wider than its text tokens, as in the giant one, and a cased tokenizer."""
+    tokenizer = word_tokenizer(pad="[PAD]", lowercase=False)
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = padding_side
+    text = {**TOWER, "hidden_size": 16, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    config = transformers.SiglipConfig(text_config={**text, "projection_size": 32}, vision_config=VISION)
+    pictures = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
     return save(folder, transformers.SiglipModel, config, tokenizer, pictures, seed)
 
 

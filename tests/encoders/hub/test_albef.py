@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import huggingface_hub
@@ -257,6 +258,7 @@ def test_positions_are_interpolated_bicubically() -> None:
         ("Retrieval_flickr/checkpoint_best.pth", False, {}, "ALBEF (fine-tuned on Flickr30k)"),
         ("x/best.pth", False, {"config": {"train_file": ["data/coco_train.json"]}}, "ALBEF (fine-tuned on MSCOCO)"),
         ("x/best.pth", False, {"config": {"image_res": 384}}, "ALBEF (fine-tuned, best)"),
+        ("refcoco.pth", False, {}, "ALBEF (fine-tuned, refcoco)"),
         ("x/flickr.pth", True, {}, "ALBEF (pretrained)"),
     ],
 )
@@ -329,6 +331,41 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, weights: Weights) -> None
     wrong = {**weights, "visual_encoder.norm.weight": torch.zeros(3)}
     with pytest.raises(CheckpointError, match="visual_encoder"):
         load_encoder(f"albef:{save(path, wrong)}")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("visual_encoder.pos_embed", (1, 18, WIDTH)),
+        ("visual_encoder.pos_embed", (1, 17, 30)),
+        ("visual_encoder.patch_embed.proj.weight", ()),
+        ("visual_encoder.blocks.0.mlp.fc1.bias", ()),
+        ("text_encoder.embeddings.word_embeddings.weight", (3,)),
+    ],
+)
+def test_weights_of_odd_shapes(name: str, shape: tuple[int, ...], tmp_path: Path, weights: Weights) -> None:
+    path = save(tmp_path / "x.pth", {**weights, name: torch.zeros(shape)})
+    for source in (path, f"{path}@24"):
+        with pytest.raises(CheckpointError, match=r"x\.pth"):
+            load_encoder(f"albef:{source}")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_gives_one_clear_line(zipped: bool, tmp_path: Path) -> None:
+    path, random, refused = tmp_path / "x.pth", Random(0), 0
+    torch.save({"model": {"a": torch.zeros(3)}}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole[: random.randrange(20, len(whole))] if random.random() < 0.5 else whole)
+        for _ in range(3):
+            damaged[random.randrange(min(600, len(damaged)))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            AlbefCheckpoint.read(path)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 50
 
 
 def test_sources_that_cannot_work(path: Path, tmp_path: Path) -> None:

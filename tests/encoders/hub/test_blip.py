@@ -12,7 +12,7 @@ from PIL import Image
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.encoders.check import check_encoder
 from modalloy.encoders.hub.captions import BLIP_CAPTIONS
-from modalloy.errors import CheckpointError, ConfigError
+from modalloy.errors import CheckpointError, ConfigError, DataError
 
 Draw = Callable[..., Image.Image]
 TEXTS = ["a red phone", "the old dog runs with a small blue telephone", "cat"]
@@ -83,8 +83,9 @@ def test_captions_are_rewritten_as_the_authors_did(
     assert blip.encode_texts(["dogs " * 30]).lengths.tolist() == [35]
 
 
-def test_a_caption_of_punctuation_alone_is_a_text_without_words(blip: Encoder) -> None:
-    assert blip.token_texts("...") == ["[CLS]", "[SEP]"]
+def test_a_caption_of_punctuation_alone_is_refused(blip: Encoder) -> None:
+    with pytest.raises(DataError, match=r"Of the text '\.\.\.' nothing is left"):
+        blip.encode_texts(["..."])
 
 
 @given(st.text(st.sampled_from("Ab .!\"()*#:;~,?'-/ \n"), max_size=30))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from encoders.hub import families
+from encoders.hub import families, models
 from PIL import Image
 from torch.nn import functional as F
 
@@ -21,9 +21,9 @@ Draw = Callable[..., Image.Image]
 TEXTS = ["A red phone", "the old DOG runs with a small blue telephone, on the house", "cat"]
 # By model: the kind of the spec, what saves it, the library's class, and the length that texts are cut to.
 MODELS: dict[str, tuple[str, Callable[[Path], Path], Any, int]] = {
-    "clip": ("clip", families.save_clip, transformers.CLIPModel, 77),
-    "siglip": ("siglip", families.save_siglip, transformers.SiglipModel, 64),
-    "siglip-left": ("siglip", lambda folder: families.save_siglip(folder, "left"), transformers.SiglipModel, 64),
+    "clip": ("clip", models.save_clip, transformers.CLIPModel, 77),
+    "siglip": ("siglip", models.save_siglip, transformers.SiglipModel, 64),
+    "siglip-left": ("siglip", lambda folder: models.save_siglip(folder, "left"), transformers.SiglipModel, 64),
     "siglip2": ("siglip", families.save_siglip2, transformers.Siglip2Model, 64),
     "align": ("align", families.save_align, transformers.AlignModel, 64),
     "chinese-clip": ("chinese-clip", families.save_chinese_clip, transformers.ChineseCLIPModel, 52),
@@ -263,7 +263,7 @@ def test_siglip_s_own_tokenizer(tmp_path: Path, picture: Draw) -> None:
         minloglevel=2,
         **{"pad_id": -1, "bos_id": -1, "eos_id": 1, "unk_id": 0},
     )
-    folder = families.save_siglip(tmp_path / "model")
+    folder = models.save_siglip(tmp_path / "model")
     for path in folder.glob("token*"):
         path.unlink()
     tokenizer = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
@@ -283,10 +283,45 @@ def test_siglip_s_own_tokenizer(tmp_path: Path, picture: Draw) -> None:
 def test_settings_are_in_the_fingerprint(loaded: Loaded, tmp_path: Path) -> None:
     encoder, _ = loaded("siglip")
     made = encoder.fingerprint("text")
-    other = load_encoder(f"siglip:{families.save_siglip(tmp_path / 'model', 'left')}").fingerprint("text")
+    other = load_encoder(f"siglip:{models.save_siglip(tmp_path / 'model', 'left')}").fingerprint("text")
     assert (made.name, made.revision) == ("siglip:model text", "local")
     assert made.weights_sha256 == other.weights_sha256
     assert made.preprocessing_sha256 != other.preprocessing_sha256
+
+
+def test_the_summary_of_clip_s_text_tower_is_its_last_token_in_any_model(tmp_path: Path) -> None:
+    tokenizer = models.clip_tokenizer()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = transformers.CLIPTextConfig(**models.TOWER, vocab_size=len(tokenizer), max_position_embeddings=77, **ids)
+    folder = families.save_dual_of(tmp_path / "model", transformers.ViTConfig(**models.VISION), text, tokenizer)
+    encoder = load_encoder(f"dual:{folder}")
+    cat, dog = encoder.encode_texts(["a cat", "a red dog"]).tokens_of_each()
+    _close(cat[0], cat[-1])
+    _close(dog[0], dog[-1])
+    # In a causal tower the first token is the same for all texts.
+    _close(cat[1], dog[1])
+
+
+def test_a_text_is_cut_to_the_positions_of_a_tower_that_counts_behind_its_padding(tmp_path: Path) -> None:
+    tokenizer = models.word_tokenizer(pad="<pad>", begin="<s>")
+    text = transformers.RobertaConfig(
+        **models.TOWER, vocab_size=len(tokenizer), max_position_embeddings=20, pad_token_id=tokenizer.pad_token_id
+    )
+    folder = families.save_dual_of(tmp_path / "model", transformers.ViTConfig(**models.VISION), text, tokenizer)
+    assert load_encoder(f"dual:{folder}").encode_texts(["a red dog " * 20]).lengths.tolist() == [19]
+
+
+def test_registers_are_no_tokens(tmp_path: Path, picture: Draw) -> None:
+    size = {key: value for key, value in models.VISION.items() if key != "intermediate_size"}
+    vision = transformers.Dinov2WithRegistersConfig(**size, num_register_tokens=3)
+    text = transformers.BertConfig(**models.TOWER, max_position_embeddings=64, vocab_size=40)
+    folder = families.save_dual_of(tmp_path / "model", vision, text, families.bert_tokenizer())
+    encoder = load_encoder(f"dual:{folder}")
+    assert encoder.token_grid() == (4, 4)
+    pixels = encoder.preprocess("image", picture(0))
+    with torch.no_grad():
+        hidden = encoder._network.vision_model(pixel_values=pixels[None]).last_hidden_state[0]  # type: ignore[attr-defined]
+    _close(encoder.encode_images([picture(0)]).tokens, torch.cat([hidden[:1], hidden[4:]]))
 
 
 def test_an_unknown_family() -> None:

@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from encoders.hub import families
+from encoders.hub import models
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +27,7 @@ OTHER = "f" * 40
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return families.save_clip(tmp_path_factory.mktemp("clip") / "model")
+    return models.save_clip(tmp_path_factory.mktemp("clip") / "model")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_folder_without_a_tokenizer(clip: Path) -> None:
     _one_line(error)
 
 
-@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
 def test_damaged_preprocessing(file: str, clip: Path) -> None:
     assert (clip / file).exists()
     (clip / file).write_text("{broken")
@@ -171,7 +171,7 @@ def test_a_folder_without_a_picture_processor(clip: Path) -> None:
 
 
 def test_the_wrong_family(tmp_path: Path) -> None:
-    folder = families.save_siglip(tmp_path / "model")
+    folder = models.save_siglip(tmp_path / "model")
     with pytest.raises(ConfigError, match="holds a model of type 'siglip', but 'clip' takes 'clip'"):
         load_encoder(f"clip:{folder}")
 
@@ -283,3 +283,61 @@ def test_pictures_of_a_size_that_the_model_does_not_take(clip: Path) -> None:
     ) as error:
         load_encoder(f"clip:{clip}").dim("image")
     _one_line(error)
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_the_weights_do_not_tell_of_the_network_is_in_the_fingerprint(saved: Path, clip: Path) -> None:
+    before = load_encoder(f"clip:{saved}")
+    text = json.loads((clip / "config.json").read_text())["text_config"]
+    _edit(clip / "config.json", transformers_version="5.0.0", dtype="float16", text_config={**text, "dtype": "float16"})
+    clip = clip.rename(clip.with_name(saved.name))
+    assert load_encoder(f"clip:{clip}").fingerprint("text") == before.fingerprint("text")
+    _edit(clip / "config.json", text_config={**text, "hidden_act": "gelu"})
+    after = load_encoder(f"clip:{clip}")
+    assert not torch.allclose(after.encode_texts(["a dog"]).tokens, before.encode_texts(["a dog"]).tokens)
+    assert after.fingerprint("text").weights_sha256 == before.fingerprint("text").weights_sha256
+    assert after.fingerprint("text").preprocessing_sha256 != before.fingerprint("text").preprocessing_sha256
+
+
+def test_a_folder_is_still_known_from_another_working_directory(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    encoder = load_encoder("clip:clip")
+    monkeypatch.chdir("/")
+    assert encoder.fingerprint("text") == load_encoder(f"clip:{clip}").fingerprint("text")
+
+
+def test_a_folder_has_no_revision(clip: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder, which has no revisions; leave out the @main"):
+        load_encoder(f"clip:{clip}@main")
+
+
+def test_an_adapter_is_refused_whether_or_not_peft_is_installed(clip: Path) -> None:
+    (clip / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds an adapter beside its model .* save the whole model") as error:
+        load_encoder(f"clip:{clip}")
+    _one_line(error)
+
+
+@pytest.mark.parametrize("value", ["someone/kernel", {"": "sdpa", "text_config": "someone/kernel@v1:attention"}])
+def test_a_kernel_of_the_hub_is_refused(value: object, clip: Path) -> None:
+    _edit(clip / "config.json", attn_implementation=value)
+    with pytest.raises(ConfigError, match=r"needs code of the hub \(someone/kernel.*, which modalloy doesn't run"):
+        load_encoder(f"clip:{clip}")
+    _edit(clip / "config.json", attn_implementation="eager")
+    load_encoder(f"clip:{clip}")
+
+
+def test_a_connection_that_breaks_gives_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadError(Exception):
+        """As the hub's HTTP library raises it: no OSError, and without a message."""
+
+    def break_off(*_: Any, **__: Any) -> str:
+        raise ReadError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", break_off)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ConfigError, match=r"no folder 'tiny/clip', .* can't be had from the hub \(ReadError\)"):
+        load_encoder("clip:tiny/clip")

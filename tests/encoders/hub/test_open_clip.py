@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from modalloy.encoders import load_encoder
 from modalloy.encoders.check import check_encoder
-from modalloy.encoders.hub.open_clip import OpenClipEncoder
+from modalloy.encoders.hub.open_clip import OpenClipEncoder, _Texts
 from modalloy.encoders.hub.optional import optional_library
-from modalloy.errors import CheckpointError, ConfigError
+from modalloy.errors import CheckpointError, ConfigError, DataError
 
 Draw = Callable[..., Image.Image]
 TEXTS = ["a red phone!", "The big old house on a cat", "dog"]
@@ -150,3 +150,14 @@ def test_the_library_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigError, match=r"open_clip can't be loaded: .*pip install 'modalloy\[open-clip\]' with a torchvision"
     ):
         OpenClipEncoder("open-clip", "ViT-B-32/openai")
+
+
+def test_a_text_of_which_the_tokenizer_leaves_nothing_is_refused() -> None:
+    class Tokenizer:
+        context_length = 4
+
+        def __call__(self, texts: list[str]) -> torch.Tensor:
+            return torch.zeros(len(texts), 4, dtype=torch.long)  # as one that takes punctuation out does with "?!"
+
+    with pytest.raises(DataError, match=r"that the model's tokenizer knows, got '\?!'"):
+        _Texts(Tokenizer())("?!")

@@ -10,6 +10,7 @@ import torch
 import transformers
 from encoders.hub import models
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from modalloy.encoders import load_encoder
@@ -178,6 +179,28 @@ def test_bad_models_are_refused(bert: Path, tmp_path: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="can't be loaded"):
+        load_encoder(f"sentence-transformers:{folder}")
+
+
+def test_missing_weights_are_not_filled_at_random(bert: Path, tmp_path: Path) -> None:
+    folder = _save(bert, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "pooler" not in name},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    load_encoder(f"sentence-transformers:{folder}")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of a BertModel, such as encoder\.layer\.1"):
+        load_encoder(f"sentence-transformers:{folder}")
+
+
+def test_an_adapter_is_refused(bert: Path, tmp_path: Path) -> None:
+    folder = _save(bert, tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds an adapter beside its model"):
         load_encoder(f"sentence-transformers:{folder}")
 
 

@@ -19,15 +19,18 @@ from torch.nn import functional as F
 from modalloy.encoders.hub.albef_checkpoint import AlbefCheckpoint
 from modalloy.encoders.hub.base import HubEncoder, Output
 from modalloy.encoders.hub.captions import ALBEF_CAPTIONS
-from modalloy.encoders.hub.files import ModelFiles, hub_file
+from modalloy.encoders.hub.files import Layout, ModelFiles, hub_file
+from modalloy.encoders.hub.model import or_checkpoint_error
 from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor
 from modalloy.encoders.packaged import weights_sha256
 from modalloy.errors import CheckpointError, ConfigError
 
+_LAYOUT = Layout(config=None)
 _MAX_LENGTH = 30
 """Tokens of a text in the authors' retrieval."""
 _BERT = ("bert-base-uncased", "google-bert/bert-base-uncased")
-_DATA = {"flickr": "Flickr30k", "coco": "MSCOCO"}
+# RefCOCO, for which the authors published a checkpoint too, is another task.
+_DATA = {"flickr": "Flickr30k", "(?<!ref)coco": "MSCOCO"}
 
 
 class Albef(HubEncoder):
@@ -49,16 +52,15 @@ class Albef(HubEncoder):
     def __init__(self, kind: str, source: str) -> None:
         path, asked = _path_and_size(source)
         checkpoint = AlbefCheckpoint.read(path)
-        size = asked or checkpoint.image_size
-        if size % checkpoint.patch_size:
-            raise ConfigError(f"{kind}:{source}: the size must be a multiple of {checkpoint.patch_size} pixels.")
+        # A checkpoint's tensors may have any shape.
+        network, size = or_checkpoint_error(path, lambda: _network(checkpoint, asked, f"{kind}:{source}"))
         name = _name(checkpoint) + ("" if size == checkpoint.image_size else f" at {size} px")
-        files = _AlbefFiles(name, path.parent, "local", checkpoint=path, vocabulary=_vocabulary(path.parent))
+        files = _AlbefFiles(name, path.parent, "local", _LAYOUT, checkpoint=path, vocabulary=_vocabulary(path.parent))
         super().__init__(
             kind,
             source,
             files,
-            _AlbefNetwork(checkpoint, size),
+            network,
             pictures=PictureProcessor(files, _pictures(size)),
             texts=TextProcessor(files, _MAX_LENGTH, rule=ALBEF_CAPTIONS, tokenizer=_tokenizer(files, checkpoint)),
             settings={"image_size": size, "special_tokens": "[CLS] alone"},
@@ -82,6 +84,14 @@ class _AlbefNetwork(nn.Module):
         self.vision_proj = checkpoint.linear("vision_proj")
         self.text_proj = checkpoint.linear("text_proj")
         self.requires_grad_(False).eval()
+
+
+def _network(checkpoint: AlbefCheckpoint, asked: int | None, spec: str) -> tuple[_AlbefNetwork, int]:
+    """The network, and the side of its pictures."""
+    size = asked or checkpoint.image_size
+    if size % checkpoint.patch_size:
+        raise ConfigError(f"{spec}: the size must be a multiple of {checkpoint.patch_size} pixels.")
+    return _AlbefNetwork(checkpoint, size), size
 
 
 @dataclass(frozen=True)
@@ -126,13 +136,14 @@ def _path_and_size(source: str) -> tuple[Path, int | None]:
             f"{path} isn't a file; name the checkpoint itself, such as albef:models/flickr30k.pth "
             "(published at github.com/salesforce/ALBEF)."
         )
-    return path, size
+    # Absolute, so that the file is still found after the working directory has changed.
+    return path.absolute(), size
 
 
 def _name(checkpoint: AlbefCheckpoint) -> str:
     if checkpoint.pretrained:
         return "ALBEF 4M (pretrained)" if "4m" in checkpoint.path.stem.lower() else "ALBEF (pretrained)"
-    told = (checkpoint.training_files, checkpoint.path.stem, checkpoint.path.absolute().parent.name)
+    told = (checkpoint.training_files, checkpoint.path.stem, checkpoint.path.parent.name)
     for text in told:
         for word, data in _DATA.items():
             if re.search(word, text, re.IGNORECASE):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from modalloy.encoders.hub.quiet import quiet
-from modalloy.errors import CheckpointError
+from modalloy.errors import CheckpointError, one_line
 
 _HEAD = 64
 """Width of an attention head, as in ViT-B and BERT-base."""
@@ -54,8 +54,9 @@ class AlbefCheckpoint:
                 f"{path} can't be read safely: it holds more than weights and plain settings, or isn't a checkpoint; "
                 "take the file that ALBEF's authors published."
             ) from None
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:200]}).") from None
+        # Damaged files make torch raise nearly anything.
+        except Exception as error:
+            raise CheckpointError(f"{path} is damaged ({one_line(error)}).") from None
         weights = content.get("model") if isinstance(content, dict) else None
         if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
             raise CheckpointError(f"{path} holds no weights under 'model', as ALBEF's checkpoints do.")
@@ -175,9 +176,7 @@ class AlbefCheckpoint:
                     None, config=config, state_dict=weights, add_pooling_layer=False, output_loading_info=True
                 )
             except RuntimeError as error:
-                raise CheckpointError(
-                    f"{self.path}: {prefix} can't be read ({' '.join(str(error).split())[:200]})."
-                ) from None
+                raise CheckpointError(f"{self.path}: {prefix} can't be read ({one_line(error)}).") from None
         lacking = sorted(report["missing_keys"]) + [str(entry[0]) for entry in report.get("mismatched_keys", [])]
         if lacking:
             raise CheckpointError(

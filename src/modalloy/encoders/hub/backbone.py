@@ -6,10 +6,10 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from modalloy.encoders.hub.base import HubEncoder, Output
+from modalloy.encoders.hub.base import HubEncoder, Output, without_registers
 from modalloy.encoders.hub.files import ModelFiles, model_files
 from modalloy.encoders.hub.model import load_and_list_missing, load_model, require_model_type
-from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor
+from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor, longest_text
 from modalloy.errors import ConfigError
 
 _IMAGE_TYPES = {
@@ -17,13 +17,10 @@ _IMAGE_TYPES = {
     "vit": ("vit",),
     "dinov2": ("dinov2", "dinov2_with_registers"),
 }
-# These count positions from behind the padding token's id.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _TEXT_TYPES = (
     *("bert", "distilbert", "electra", "albert", "ernie", "deberta", "deberta-v2", "modernbert"),
-    *_OFFSET_POSITIONS,
+    *("roberta", "xlm-roberta", "camembert", "mpnet"),
 )
-_LONGEST = 512
 
 
 class ImageBackbone(HubEncoder):
@@ -56,8 +53,7 @@ class ImageBackbone(HubEncoder):
         hidden = given.last_hidden_state
         if hidden.ndim == 4:
             return Output(given.pooler_output, hidden.flatten(2).transpose(1, 2), given.pooler_output)
-        kept = [token for token in range(hidden.shape[1]) if not 1 <= token <= self._registers]
-        return Output(hidden[:, 0], hidden[:, kept])
+        return Output(hidden[:, 0], without_registers(hidden, self._registers))
 
 
 class TextBackbone(HubEncoder):
@@ -78,7 +74,8 @@ class TextBackbone(HubEncoder):
 
     def __init__(self, kind: str, source: str) -> None:
         files = model_files(source)
-        model_type = require_model_type(files, kind, _TEXT_TYPES)
+        require_model_type(files, kind, _TEXT_TYPES)
+        network: Any
         network, missing = load_and_list_missing("AutoModel", files, without=("pooler.",))
         self._pooled = getattr(network, "pooler", None) is not None and not missing and not _of_sentences(files)
         super().__init__(
@@ -86,7 +83,7 @@ class TextBackbone(HubEncoder):
             source,
             files,
             network,
-            texts=TextProcessor(files, _positions(network, model_type)),
+            texts=TextProcessor(files, longest_text(network.config)),
             settings={"embedding": "pooler" if self._pooled else "mean of the tokens"},
         )
 
@@ -102,10 +99,3 @@ class TextBackbone(HubEncoder):
 def _of_sentences(files: ModelFiles) -> bool:
     # Their files often still hold the pooler of the model they began as, which their training left out.
     return (files.folder / "modules.json").is_file()
-
-
-def _positions(network: Any, model_type: str) -> int:
-    positions = network.config.max_position_embeddings
-    if model_type in _OFFSET_POSITIONS:
-        positions -= network.config.pad_token_id + 1
-    return min(positions, _LONGEST)

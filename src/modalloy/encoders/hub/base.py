@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from modalloy.encoders.base import Encoded, Encoder, Fingerprint, Modality, Prepared, sha256_of_settings
 from modalloy.encoders.hub.files import ModelFiles
+from modalloy.encoders.hub.model import config_sha256
 from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor
-from modalloy.errors import CheckpointError
+from modalloy.errors import CheckpointError, one_line
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class HubEncoder(Encoder):
         self._kind = kind
         self._files = files
         self._network: Any = network
-        self._settings = {"kind": kind, **(settings or {})}
+        self._settings = {"kind": kind, "config_sha256": config_sha256(files), **(settings or {})}
         self._processors: dict[Modality, PictureProcessor | TextProcessor] = {}
         if pictures is not None:
             self._processors["image"] = pictures
@@ -90,7 +91,7 @@ class HubEncoder(Encoder):
         raise NotImplementedError
 
     def fingerprint(self, modality: Modality) -> Fingerprint:
-        """The weight files, the revision, and the preprocessing."""
+        """The weight files, the revision, the network's description, and the preprocessing."""
         self._require(modality)
         settings = {**self._settings, **self._processors[modality].settings()}
         return Fingerprint(
@@ -159,13 +160,18 @@ class HubEncoder(Encoder):
             prepared = [self.preprocess(modality, item)]
             try:
                 self._examples[modality] = self.forward(modality, prepared)
-            except (ValueError, RuntimeError, IndexError) as error:
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 what = "an image" if modality == "image" else "a text"
                 raise CheckpointError(
                     f"{self.spec}: the model can't take what its own preprocessing makes of {what} "
-                    f"({' '.join(str(error).split())[:200]}); its files don't belong together."
+                    f"({one_line(error)}); its files don't belong together."
                 ) from error
         return self._examples[modality]
+
+
+def without_registers(tokens: Float[Tensor, "batch tokens width"], registers: int) -> Float[Tensor, "batch kept width"]:
+    """The tokens without the registers that some ViTs have behind the CLS (Darcet et al. 2024, ICLR)."""
+    return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1) if registers else tokens
 
 
 def _blank_picture() -> Image.Image:

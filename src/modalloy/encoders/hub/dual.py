@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from modalloy.encoders.hub.base import HubEncoder, Output
+from modalloy.encoders.hub.base import HubEncoder, Output, without_registers
 from modalloy.encoders.hub.captions import CHINESE_CLIP_CAPTIONS, LOWERCASE, CaptionRule
 from modalloy.encoders.hub.files import model_files
 from modalloy.encoders.hub.model import load_model, require_model_type
-from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor
+from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor, longest_text
 from modalloy.errors import ConfigError
 
 
@@ -62,7 +62,7 @@ _FAMILIES = {
 # Vision towers whose first token is a CLS.
 _WITH_CLS = (
     *("clip_vision_model", "chinese_clip_vision_model", "altclip_vision_model"),
-    *("vit", "deit", "beit", "dinov2", "dinov2_with_registers", "ijepa"),
+    *("vit", "deit", "beit", "dinov2", "dinov2_with_registers"),
 )
 
 
@@ -85,9 +85,12 @@ class HubDualEncoder(HubEncoder):
         architecture = family.model_types[require_model_type(files, kind, list(family.model_types))]
         network: Any = load_model(architecture, files)
         config = network.config
+        if config.text_config.model_type == "clip_text_model":
+            family = _FAMILIES["clip"]  # CLIP's text tower in a VisionTextDualEncoder
         self._family = family
+        self._registers = getattr(config.vision_config, "num_register_tokens", 0)
         self._with_cls = config.vision_config.model_type in _WITH_CLS
-        longest = min(family.max_length, config.text_config.max_position_embeddings)
+        longest = min(family.max_length, longest_text(config.text_config))
         super().__init__(
             kind,
             source,
@@ -106,7 +109,7 @@ class HubDualEncoder(HubEncoder):
         # NaFlex pads pictures of other shapes to one number of patches.
         mask = inputs["pixel_attention_mask"].bool() if "pixel_attention_mask" in inputs else None
         if self._with_cls:
-            return Output(pooled, hidden)
+            return Output(pooled, without_registers(hidden, self._registers))
         # What is projected afterwards doesn't have the tokens' width, so that their mean has to stand in.
         summary = hidden.mean(dim=1) if hasattr(self._network, "visual_projection") else pooled
         return Output(pooled, hidden, summary, mask)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modalloy.encoders.packaged import weights_sha256
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, one_line
 from modalloy.files import sha256_of_text
 
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -18,6 +18,8 @@ class Layout:
     safetensors: tuple[str, ...] = ("model.safetensors", "model-*.safetensors")
     pickles: tuple[str, ...] = ("pytorch_model.bin", "pytorch_model-*.bin")
     """Taken where a folder has no safetensors."""
+    config: str | None = "config.json"
+    """The file that describes the network; None where there is none."""
     folders: bool = False
     """Whether the folders in the model's folder hold files of it too."""
 
@@ -78,9 +80,13 @@ def model_files(source: str, layout: Layout = TRANSFORMERS) -> ModelFiles:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        found = ModelFiles(folder.resolve().name, folder, "local", layout)
+        # Absolute, so that the files are still found after the working directory has changed.
+        folder = folder.resolve()
+        found = ModelFiles(folder.name, folder, "local", layout)
     else:
         name, _, revision = source.partition("@")
+        if Path(name).expanduser().is_dir():
+            raise ConfigError(f"{name} is a folder, which has no revisions; leave out the @{revision}.")
         fetched = _fetch(name, revision or None, layout)
         found = ModelFiles(name, fetched, fetched.name, layout)
     if not found.weights:
@@ -93,7 +99,6 @@ def model_files(source: str, layout: Layout = TRANSFORMERS) -> ModelFiles:
 
 def _fetch(name: str, revision: str | None, layout: Layout) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     # In folders below, a module without safetensors can't be told from one without weights.
     below = [*layout.below(layout.safetensors), *layout.below(layout.pickles), *layout.below(_SETTINGS)]
@@ -103,8 +108,9 @@ def _fetch(name: str, revision: str | None, layout: Layout) -> Path:
         if not _matching(folder, layout.safetensors):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*wanted, *layout.pickles]))
         return folder
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"There is no folder {name!r}, and as a model's name {_reason(error)}.") from None
+    # The hub's own errors, the disk's, and those of the HTTP library below it, which may be another one next year.
+    except Exception as error:
+        raise ConfigError(f"There is no folder {name!r}, and as a model's name {_reason(error)}.") from error
 
 
 def hub_file(name: str, file: str) -> Path:
@@ -114,12 +120,11 @@ def hub_file(name: str, file: str) -> Path:
         ConfigError: it can't be had.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(name, file))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"As for {file} of {name}, {_reason(error)}.") from None
+    except Exception as error:
+        raise ConfigError(f"As for {file} of {name}, {_reason(error)}.") from error
 
 
 def _reason(error: Exception) -> str:
@@ -127,7 +132,7 @@ def _reason(error: Exception) -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set, and it isn't in the hub's cache"
-    return f"it can't be had from the hub ({str(error).strip().splitlines()[0]})"
+    return f"it can't be had from the hub ({one_line(error)})"
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:

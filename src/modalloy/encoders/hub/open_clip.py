@@ -16,9 +16,12 @@ from modalloy.encoders.hub.model import or_checkpoint_error
 from modalloy.encoders.hub.optional import optional_library
 from modalloy.encoders.hub.processing import TextProcessor
 from modalloy.encoders.hub.transforms import TransformedPictures
+from modalloy.errors import DataError
 
 _LAYOUT = Layout(
-    ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"), ("open_clip_pytorch_model.bin",)
+    ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    ("open_clip_pytorch_model.bin",),
+    config="open_clip_config.json",
 )
 
 
@@ -110,6 +113,8 @@ class _Texts(TextProcessor):
         with self._lock:
             ids = self._tokenizer([require_text(text)])[0]
         real = (ids != self._pad).nonzero()
+        if not len(real):
+            raise DataError(f"A text must hold something that the model's tokenizer knows, got {text!r:.80}.")
         return ids[: int(real[-1]) + 1]
 
     def collate(
@@ -149,7 +154,7 @@ def _found(library: Any, source: str) -> tuple[ModelFiles, tuple[str, ...]]:
         return files, (f"local-dir:{files.folder}",)
     weights = Path(or_checkpoint_error(Path(source), lambda: library.download_pretrained(listed)))
     revision = weights.parent.name if weights.parent.parent.name == "snapshots" else tag
-    return ModelFiles(source, weights.parent, revision, Layout((weights.name,), ())), (name, tag)
+    return ModelFiles(source, weights.parent, revision, Layout((weights.name,), (), config=None)), (name, tag)
 
 
 def _mean(

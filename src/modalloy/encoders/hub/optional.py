@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, one_line
 
 
 def optional_library(name: str, extra: str, beside: str = "") -> ModuleType:
@@ -24,6 +24,6 @@ def optional_library(name: str, extra: str, beside: str = "") -> ModuleType:
         return import_module(name)
     # A torchvision that doesn't fit the torch beside it raises a RuntimeError.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         needed = f" with {beside}" if beside else ""
         raise ConfigError(f"{name} can't be loaded: {reason}; pip install 'modalloy[{extra}]'{needed}.") from error

@@ -15,7 +15,7 @@ from modalloy.encoders.base import Prepared, require_image, require_text
 from modalloy.encoders.hub.captions import CaptionRule
 from modalloy.encoders.hub.files import ModelFiles
 from modalloy.encoders.hub.quiet import quiet
-from modalloy.errors import CheckpointError, ConfigError, DataError
+from modalloy.errors import CheckpointError, ConfigError, DataError, one_line
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab", "merges", "spiece", "spm", "sentencepiece", "bpe")
 _TOKENIZER_FILES = (*_VOCABULARY_FILES, "tokenizer", "special_tokens", "added_tokens")
@@ -27,6 +27,8 @@ _NO_SETTING = (
     "auto_map",
     "center_crop",
 )
+# Text models that count positions from behind the padding token's id.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _LONGEST = 512
 
 
@@ -108,9 +110,14 @@ class TextProcessor:
     def __call__(self, text: object) -> Int[Tensor, "tokens"]:
         """The token ids of one text, without padding."""
         text = require_text(text)
+        written = self._rule(text) if self._rule else text
+        if not written.strip():
+            raise DataError(
+                f"Of the text {text[:80]!r} nothing is left when it is rewritten as the model's authors did."
+            )
         with self._lock:
             encoded = self._tokenizer(
-                self._rule(text) if self._rule else text,
+                written,
                 truncation=True,
                 max_length=self.max_length,
                 return_attention_mask=False,
@@ -146,6 +153,14 @@ class TextProcessor:
         }
 
 
+def longest_text(config: Any) -> int:
+    """How many tokens a text model has positions for, by its configuration of transformers; at most 512."""
+    positions = getattr(config, "max_position_embeddings", _LONGEST)
+    if config.model_type in _OFFSET_POSITIONS:
+        positions -= config.pad_token_id + 1
+    return min(positions, _LONGEST)
+
+
 def _center_crop_half_even(image: np.ndarray, size: Any, **_: Any) -> np.ndarray:
     """The middle of a picture, "channels height width", that is as large as the crop or larger."""
     top, left = (round((had - kept) / 2) for had, kept in zip(image.shape[1:], (size.height, size.width), strict=True))
@@ -164,7 +179,7 @@ def image_processor(files: ModelFiles) -> Any:
     # Damaged files make the library raise nearly anything.
     except Exception as error:
         raise CheckpointError(
-            f"{files.folder} has no usable picture processor ({' '.join(str(error).split())[:200]}); "
+            f"{files.folder} has no usable picture processor ({one_line(error)}); "
             "save it beside the model: AutoImageProcessor.from_pretrained(...).save_pretrained(folder)."
         ) from None
 
@@ -181,11 +196,11 @@ def _tokenizer(files: ModelFiles) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"The tokenizer of {files.folder} needs a package that isn't installed "
-            f"({' '.join(str(error).split())[:120]}); install it: pip install sentencepiece protobuf"
+            f"({one_line(error)}); install it: pip install sentencepiece protobuf"
         ) from None
     # Damaged files make the library raise nearly anything.
     except Exception as error:
         raise CheckpointError(
-            f"{files.folder} has no usable tokenizer ({' '.join(str(error).split())[:200]}); "
+            f"{files.folder} has no usable tokenizer ({one_line(error)}); "
             "save it beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
         ) from None

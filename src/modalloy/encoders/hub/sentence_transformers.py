@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modalloy.encoders.base import (
@@ -24,7 +24,7 @@ from modalloy.encoders.base import (
     sha256_of_settings,
 )
 from modalloy.encoders.hub.files import Layout, ModelFiles, model_files
-from modalloy.encoders.hub.model import or_checkpoint_error
+from modalloy.encoders.hub.model import load_model, or_checkpoint_error, require_whole
 from modalloy.encoders.hub.optional import optional_library
 from modalloy.encoders.hub.processing import image_processor
 from modalloy.encoders.hub.quiet import quiet
@@ -53,7 +53,9 @@ class SentenceTransformersEncoder(Encoder):
         self._kind, self.spec = kind, f"{kind}:{source}"
         self._files = model_files(source, Layout(folders=True))
         self.name = self._files.name
-        first = _modules(self._files)[0]
+        folders = _modules(self._files)
+        for folder in folders:
+            require_whole(replace(self._files, folder=folder))
         with quiet():
             self._model = or_checkpoint_error(
                 self._files.folder,
@@ -65,11 +67,12 @@ class SentenceTransformersEncoder(Encoder):
                     model_kwargs={"dtype": torch.float32, "weights_only": True},
                 ),
             )
+        _require_all_weights(self._model, self._files)
         self._model.requires_grad_(False).eval()
         processor: Any = getattr(self._model, "processor", None)
         if hasattr(processor, "image_processor"):
             # The library would take torchvision's where that is installed, which resizes differently.
-            processor.image_processor = image_processor(replace(self._files, folder=first))
+            processor.image_processor = image_processor(replace(self._files, folder=folders[0]))
         self.modalities = tuple(modality for modality in MODALITIES if self._model.supports(modality))
 
     def fingerprint(self, modality: Modality) -> Fingerprint:
@@ -144,6 +147,19 @@ class SentenceTransformersEncoder(Encoder):
             item = Image.new("RGB", (64, 64), "grey") if modality == "image" else "a"
             self._examples[modality] = self.forward(modality, [(item,)])
         return self._examples[modality]
+
+
+def _require_all_weights(module: nn.Module, files: ModelFiles) -> None:
+    """Loads the transformers once more, since the library doesn't tell which of their weights are random numbers."""
+    from transformers import PreTrainedModel
+
+    if isinstance(module, PreTrainedModel):
+        # The library's pooling reads the tokens, never the transformer's own pooler.
+        folder = Path(module.name_or_path or files.folder)
+        load_model(type(module).__name__, replace(files, folder=folder), without=("pooler.",))
+        return
+    for child in module.children():
+        _require_all_weights(child, files)
 
 
 def _modules(files: ModelFiles) -> list[Path]:
