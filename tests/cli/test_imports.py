@@ -68,7 +68,7 @@ def test_a_checkpoint_of_hacan(capsys, tmp_path):
     made = run(
         capsys,
         *("hacan-checkpoint", tmp_path / "last.ckpt", "--out", tmp_path / "run"),
-        *("--tokenizer", tmp_path / "words", "--text_heads", 2),
+        *("--tokenizer", tmp_path / "words", "--text-heads", 2),
     )
     assert made["spec"] == f"hacan:{tmp_path / 'run'}"
     assert load_encoder(made["spec"]).encode_texts(["a red phone"]).embedding.shape == (1, made["dim"])

@@ -4,10 +4,13 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 
 from modalloy.cli.main import INTERRUPTED, USER_MISTAKE, VERBS, main
+from modalloy.cli.verb import _features_folder
 from modalloy.errors import ConfigError
 
 
@@ -136,3 +139,29 @@ def test_json_is_one_document(capsys, monkeypatch):
     assert main(["doctor", "demo", "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out) == {"checked": ["é"], "problems": []} and "é" in out
+
+
+@pytest.mark.parametrize(
+    ("collection", "folder"),
+    [
+        ("demo", "features/demo"),
+        ("pictures/", "features/pictures"),
+        (".", "features/here"),
+        ("flickr/manifest.jsonl", "features/flickr"),
+        ("flickr/metadata.csv", "features/flickr"),
+        ("data/dataset_coco.json", "features/dataset_coco"),
+        ("data/flickr30k_{train,val,test}.json", "features/flickr30k"),
+        ("shards/{000..012}.tar", "features/shards"),
+    ],
+)
+def test_collections_have_different_feature_folders(collection, folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    options = Namespace(collection=collection, images=None, features=None, extraction=None)
+    assert _features_folder(options) == Path(folder)
+
+
+def test_a_configurations_field_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        main(["extract", "--help"])
+    assert "Augmented copies of each training image" in " ".join(capsys.readouterr().out.split())

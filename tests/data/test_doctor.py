@@ -1,3 +1,5 @@
+import os
+
 from modalloy.data.doctor import LONG_CAPTION_WORDS, Problem, check_collection
 from modalloy.data.manifest import SPLITS, Item, Manifest
 from modalloy.files import sha256_of
@@ -29,6 +31,15 @@ def test_files(tmp_path, picture):
     assert [(severity, item) for severity, item, _ in problems] == [("error", "train"), ("error", "val")]
     assert "is missing" in problems[0][2]
     assert "has changed" in problems[1][2]
+
+
+def test_a_pipe_in_a_pictures_place_is_not_waited_for(tmp_path, picture):
+    manifest = collection(tmp_path, picture)
+    (tmp_path / "train.png").unlink()
+    os.mkfifo(tmp_path / "train.png")
+    assert found(manifest) == [
+        ("error", "train", f"{tmp_path / 'train.png'} is a device or pipe, not a picture; give a file.")
+    ]
 
 
 def test_pictures_that_cannot_be_decoded(tmp_path, picture):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modalloy.data.hf_dataset import import_dataset
+from modalloy.data.hf_dataset import _content, import_dataset
 from modalloy.data.manifest import Manifest
 from modalloy.data.readers import read_collection
 from modalloy.errors import ConfigError, DataError
@@ -221,6 +221,25 @@ def test_wrong_columns_are_named_with_those_there_are(tmp_path, options, message
     with pytest.raises(ConfigError, match=re.escape(message)):
         import_dataset(source, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_with_other_columns_is_named(tmp_path):
+    source = saved(tmp_path, train=dataset([encoded()], caption=["A."]), test=dataset([encoded(1)], text=["B."]))
+    with pytest.raises(ConfigError, match="its part 'test' has no column caption, unlike its part 'train'; it has ima"):
+        import_dataset(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("picture", "reason"),
+    [
+        ({"bytes": None, "path": None}, "the row has no picture"),
+        ({"bytes": None, "path": "/dev/zero"}, "/dev/zero isn't a file"),
+    ],
+)
+def test_a_cell_that_leads_to_no_picture(picture, reason):
+    with pytest.raises(DataError, match=reason):
+        _content(picture)
 
 
 def test_no_column_of_pictures(tmp_path):

@@ -216,4 +216,4 @@ def test_check_files(tmp_path, picture):
     assert len(problems) == 3
     assert re.match(r"changed: .*changed\.png has changed since", problems[0])
     assert re.match(r"gone: .*gone\.png is missing", problems[1])
-    assert re.match(r"folder: .*folder\.png can't be read \(Is a directory\)", problems[2])
+    assert re.match(r"folder: .*folder\.png is a folder, not a picture", problems[2])

@@ -3,7 +3,7 @@ import torch
 
 from modalloy.encoders.base import Modality
 from modalloy.errors import FeatureError
-from modalloy.features import FeatureStore, combine, extract
+from modalloy.features import FeatureStore, combine, extract, lock
 
 SMALL = {"batch_size": 2, "shard_size": 4, "progress": False}
 
@@ -82,3 +82,14 @@ def test_wrong_shapes_are_refused(bases, both, tmp_path):
 def test_embeddings_that_are_not_finite_are_refused(bases, both, tmp_path):
     with pytest.raises(FeatureError, match="aren't finite"):
         combine(bases, both, tmp_path / "combined", lambda rows: torch.full((len(rows), 6), torch.inf))
+
+
+def test_two_at_once_into_one_folder_are_refused(bases, both, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.01)
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    with (
+        lock.only_writer(tmp_path / "link" / "combined"),
+        pytest.raises(FeatureError, match="Another process is writing to"),
+    ):
+        combine(bases, both, tmp_path / "combined", side_by_side(bases))
+    assert len(combine(bases, both, tmp_path / "combined", side_by_side(bases))) == 9

@@ -5,7 +5,7 @@ import torch
 
 from modalloy.encoders.base import Encoded, Modality
 from modalloy.errors import ConfigError, FeatureError
-from modalloy.features import FeatureStore, derive, extract
+from modalloy.features import FeatureStore, derive, extract, lock
 
 SMALL = {"batch_size": 2, "shard_size": 4, "progress": False}
 
@@ -160,3 +160,10 @@ def test_damaged_base_is_found_by_verify(base, aligned, tmp_path) -> None:
     (base.folder / "shard-00001.safetensors").unlink()
     (problem,) = derived.verify()
     assert "base/shard-00001.safetensors is missing" in problem
+
+
+def test_two_at_once_into_one_folder_are_refused(base, aligned, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.01)
+    with lock.only_writer(tmp_path / "derived"), pytest.raises(FeatureError, match="Another process is writing to"):
+        derive(base, aligned, tmp_path / "derived", halved)
+    assert len(derive(base, aligned, tmp_path / "derived", halved)) == 9

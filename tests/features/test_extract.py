@@ -440,7 +440,7 @@ def test_two_extractions_into_one_folder_at_once_are_refused(
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.01)
     collection, folder = make_collection(4), tmp_path / "features"
     with lock.only_writer(folder):
-        with pytest.raises(FeatureError, match=rf"Another extraction is writing to {folder}; wait for its end"):
+        with pytest.raises(FeatureError, match=rf"Another process is writing to {folder}; wait for its end"):
             extract(encoder, "image", collection, folder, **SMALL)
         assert not folder.exists()
         extract(encoder, "text", collection, tmp_path / "others", **SMALL)

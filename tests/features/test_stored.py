@@ -66,7 +66,8 @@ def test_moved_features_are_found_where_they_are(folder, tmp_path):
     store = StoredFeatures(moved).store("text")
     assert store.spec == f"features:{moved}"
     # What a data loader's process gets reads the same features.
-    assert torch.equal(pickle.loads(pickle.dumps(store)).embeddings(), store.embeddings())
+    received = pickle.loads(pickle.dumps(store))
+    assert torch.equal(received.embeddings(), store.embeddings()) and received.spec == store.spec
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])

@@ -105,6 +105,19 @@ def test_augmented_copies_hold_the_images_that_have_them(layout, tmp_path):
     assert store.fingerprint == plain.fingerprint
 
 
+def test_augmented_copies_are_counted_from_0_without_gaps(layout, tmp_path):
+    for file in image_file(layout, "1005_1", "ALBEF_AUG_Output").parent.glob("*_0.npz"):
+        file.unlink()
+    imported(layout, tmp_path / "out")
+    stored = StoredFeatures(tmp_path / "out" / "albef")
+    assert stored.copies == 2
+    for copy, number in enumerate((1, 2)):
+        store = stored.store("image", copy)
+        with np.load(image_file(layout, f"1005_{number}", "ALBEF_AUG_Output")) as arrays:
+            tokens, _ = store.tokens(store.rows_of(["1005"]))
+            assert torch.equal(tokens, torch.from_numpy(arrays["feat"]).half())
+
+
 def test_copies_of_images_that_are_not_listed_are_no_stores(layout, tmp_path):
     (layout / "JSON" / "train_matching_image_preprocessed_cap.json").unlink()
     summary = imported(layout, tmp_path / "out")

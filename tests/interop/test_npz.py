@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -181,14 +182,33 @@ def test_forged_array_states_are_refused(tmp_path, state, message):
         b".",
         b"\x00\x01garbage",
         pickle.dumps(ragged(np.zeros(1)))[:-20],
-        # A memory hog: a memo index of 2^31.
-        b"\x80\x02Nr\xff\xff\xff\x7f.",
     ],
 )
 def test_other_pickles_are_refused(tmp_path, pickled):
     write_member(tmp_path / "a.npz", npy(pickled))
     with pytest.raises(DataError, match="the array 'feat' can't be read"):
         read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        # A memo index of 30 million.
+        b"\x80\x02Nr\x80\xc3\xc9\x01.",
+        # 4 MB in another byte order, 100 times over.
+        pickle.dumps(ragged(*[np.zeros(2**20, ">f4")] * 100)),
+    ],
+)
+def test_a_small_pickle_takes_little_memory(tmp_path, monkeypatch, pickled):
+    monkeypatch.setattr("modalloy.interop.npz.MAX_BYTES", 2**24)
+    write_member(tmp_path / "a.npz", npy(pickled, (100,)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="the array 'feat' can't be read"):
+            read_npz(tmp_path / "a.npz")
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.data())
@@ -220,6 +240,13 @@ def test_flipped_bits_are_noticed(tmp_path):
     (tmp_path / "a.npz").write_bytes(raw)
     with pytest.raises(DataError, match="Bad CRC-32"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(DataError, match=r"a\.npz can't be read as \.npz \(it isn't a file\)"):
+        read_npz(tmp_path / "a.npz")
+    assert contents_digest(tmp_path / "a.npz") is None
 
 
 def test_a_missing_file_is_named(tmp_path):

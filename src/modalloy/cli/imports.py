@@ -118,17 +118,17 @@ class Import(Verb):
         for name, (type_, text) in _OPTIONS.items():
             takers = ", ".join(kind for kind, each in _KINDS.items() if name in each.takes)
             several: dict[str, Any] = {"nargs": "+"} if name == "inputs" else {}
-            parser.add_argument(f"--{name}", type=type_, default=None, help=f"({takers}) {text}", **several)
+            parser.add_argument(_flag(name), type=type_, default=None, help=f"({takers}) {text}", **several)
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
         kind = _KINDS[options.kind]
         for name in _OPTIONS:
             if options[name] is not None and name not in kind.takes:
-                takes = ", ".join(f"--{each}" for each in kind.takes)
-                raise ConfigError(f"import {options.kind} takes {takes}, not --{name}.")
+                takes = ", ".join(map(_flag, kind.takes))
+                raise ConfigError(f"import {options.kind} takes {takes}, not {_flag(name)}.")
             if options[name] is None and name in kind.needs:
-                raise ConfigError(f"import {options.kind} needs --{name}: {_OPTIONS[name][1]}.")
+                raise ConfigError(f"import {options.kind} needs {_flag(name)}: {_OPTIONS[name][1]}.")
         return kind.run(options)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
@@ -137,6 +137,10 @@ class Import(Verb):
         for key, value in _flat(result):
             table.add_row(key, Text(str(value), overflow="fold"))
         console.print(table)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

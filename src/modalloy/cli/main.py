@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -85,6 +85,8 @@ class _Parser(ArgumentParser):
 
 
 def _parser(arguments: Sequence[str]) -> ArgumentParser:
+    # So that the text under a configuration's field is the help of its option.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _Parser(
         prog="modalloy",
         description="One stronger image-text retriever out of the encoders you already have.",

@@ -1,5 +1,7 @@
 """What a verb of the command line is."""
 
+import os
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,10 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from modalloy.workflow.features import Collection
+
+
+# What the files of many a collection are called, so that only their folders' names tell them apart; "" is {00..12}.tar.
+_COMMON_NAMES = ("manifest", "metadata", "")
 
 
 class Verb(ABC):
@@ -52,7 +58,8 @@ def add_collection(parser: ArgumentParser) -> None:
         "--features",
         type=str | None,
         default=None,
-        help="folder of extracted features, made or gone on with; default: features/NAME, after the collection",
+        help="folder of extracted features, made or gone on with; default: features/NAME, after the collection "
+        "(of a manifest, after its folder)",
     )
 
 
@@ -74,5 +81,9 @@ def open_for(options: Namespace) -> "Collection":
 
 
 def _features_folder(options: Namespace) -> Path:
+    if options.features is not None:
+        return Path(options.features)
     # One folder a collection: features of another one in the same folder would be replaced.
-    return Path("features") / Path(options.collection).stem if options.features is None else Path(options.features)
+    collection = Path(os.path.abspath(options.collection))
+    name = re.sub(r"\{[^{}]*\}", "", collection.stem).strip("-_.")
+    return Path("features") / (collection.parent.name if name in _COMMON_NAMES else name)

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from modalloy.data.build import SPLIT_ALIASES, Record, Reject, build_manifest, w
 from modalloy.data.images import FORMATS
 from modalloy.data.json_kind import json_kind
 from modalloy.data.manifest import Manifest
+from modalloy.data.readers.collection import numbered_captions
 from modalloy.data.tar_members import MAX_PICTURE_BYTES
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import atomic_path, read_json, remove_partial_files, write_json
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentences", "raw")
 """The names by which a column of captions is known, as are `caption_0`, `caption_1`, ... together."""
 
-_NUMBERED = re.compile(r"captions?_?[0-9]+")
 _SPLIT_COLUMN = "split"
 _SOURCE = "source.json"
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
@@ -70,6 +70,12 @@ def import_dataset(
     names = next(iter(parts.values())).column_names
     image = _image_column(next(iter(parts.values())), image, source)
     captions = _caption_columns(names, caption, source)
+    for name, part in parts.items():
+        if lacking := [column for column in (image, *captions) if column not in part.column_names]:
+            raise ConfigError(
+                f"{source}: its part {name!r} has no column {_listed(lacking)}, unlike its part {next(iter(parts))!r}; "
+                f"it has {_listed(part.column_names)}: give all parts the same columns."
+            )
     folder = Path(folder)
     _claim(folder, {"source": str(source), "config": config, "revision": revision, "image": image})
     rejects: list[Reject] = []
@@ -164,7 +170,7 @@ def _caption_columns(names: Sequence[str], wanted: str | Sequence[str] | None, s
             raise ConfigError(f"{source} has no column {_listed(unknown)}; it has {_listed(names)}.")
         return columns
     known = next((name for name in CAPTION_COLUMNS if name in names), None)
-    columns = [known] if known is not None else [name for name in names if _NUMBERED.fullmatch(name)]
+    columns = [known] if known is not None else numbered_captions(names)
     if not columns:
         raise ConfigError(
             f"{source} has no column of captions that is known by its name; its columns are {_listed(names)}: name "
@@ -202,13 +208,17 @@ def _rows(name: str, part: "Dataset", image: str, captions: Sequence[str]) -> It
 
 def _content(picture: Mapping[str, Any] | None) -> bytes:
     """A picture's bytes as the dataset keeps them, in a cell or in a file of its own."""
-    if picture is None:
+    if picture is None or (picture.get("bytes"), picture.get("path")) == (None, None):
         raise DataError("the row has no picture")
     content = picture.get("bytes")
     if content is None:
         path = Path(picture["path"])
         try:
-            if path.stat().st_size > MAX_PICTURE_BYTES:
+            status = path.stat()
+            # Opening a named pipe or a device could wait for ever.
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{path} isn't a file")
+            if status.st_size > MAX_PICTURE_BYTES:
                 raise DataError(f"{path} has more than {MAX_PICTURE_BYTES:,} bytes")
             content = path.read_bytes()
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,10 +80,12 @@ def sha256_of_image(path: str | Path) -> str:
 
     Raises:
         OSError: the file can't be read.
-        ImageError: the tar has no such member, or it can't be read.
+        ImageError: it isn't a file, or the tar has no such member, or it can't be read.
     """
-    member = split_tar_path(Path(path))
-    return sha256_of(path) if member is None else hashlib.sha256(read_member(*member)).hexdigest()
+    if member := split_tar_path(Path(path)):
+        return hashlib.sha256(read_member(*member)).hexdigest()
+    _require_regular(Path(path), Path(path).stat())
+    return sha256_of(path)
 
 
 @contextmanager
@@ -122,12 +125,16 @@ def _check_file(path: Path) -> None:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path} doesn't exist; check the path.") from None
+    _require_regular(path, status)
+    if status.st_size == 0:
+        raise ImageError(f"{path} is empty; replace the file.")
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
     # Opening a named pipe or a device could wait for ever.
     if not stat.S_ISREG(status.st_mode):
         kind = "folder" if stat.S_ISDIR(status.st_mode) else "device or pipe"
         raise ImageError(f"{path} is a {kind}, not a picture; give a file.")
-    if status.st_size == 0:
-        raise ImageError(f"{path} is empty; replace the file.")
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:

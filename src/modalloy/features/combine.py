@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modalloy.encoders.base import Encoder
 from modalloy.errors import FeatureError
+from modalloy.features.lock import only_writer
 from modalloy.features.shard import Reject, Shard
 from modalloy.features.store import FeatureStore
 from modalloy.features.store_manifest import Description
@@ -33,7 +34,8 @@ def combine(
         embed: from rows to the encoder's embeddings.
 
     Raises:
-        FeatureError: the folder holds another encoder's features, or `embed` gives other shapes than the encoder says.
+        FeatureError: the folder holds another encoder's features, another process writes to it, or `embed` gives
+            other shapes than the encoder says.
     """
     folder, first = Path(folder), bases[0]
     description = Description(
@@ -49,15 +51,15 @@ def combine(
         return store
     ranges = shard_ranges(len(first), first.shard_size)
     made_from = sha256_of_text(" ".join(digest for base in bases for digest in base.shard_digests))
-    writer = StoreWriter(
-        folder, description, first.ids, first.shard_size, [f"{made_from} {index}" for index in range(len(ranges))]
-    )
+    items = [f"{made_from} {index}" for index in range(len(ranges))]
     rejects = {reject["row"]: Reject(**reject) for base in reversed(bases) for reject in base.rejects()}
-    for index in writer.missing:
-        rows = torch.tensor(ranges[index])
-        shard = _shard(rows, torch.tensor([row not in rejects for row in ranges[index]]), description, embed)
-        writer.write(index, shard, [rejects[row] for row in ranges[index] if row in rejects])
-    return writer.finish()
+    with only_writer(folder):
+        writer = StoreWriter(folder, description, first.ids, first.shard_size, items)
+        for index in writer.missing:
+            rows = torch.tensor(ranges[index])
+            shard = _shard(rows, torch.tensor([row not in rejects for row in ranges[index]]), description, embed)
+            writer.write(index, shard, [rejects[row] for row in ranges[index] if row in rejects])
+        return writer.finish()
 
 
 def _shard(rows: Tensor, valid: Tensor, description: Description, embed: Callable[[Tensor], Tensor]) -> Shard:

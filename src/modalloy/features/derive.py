@@ -8,6 +8,7 @@ import torch
 
 from modalloy.encoders.base import Encoded, Encoder
 from modalloy.errors import ConfigError, FeatureError
+from modalloy.features.lock import only_writer
 from modalloy.features.shard import Reject, Shard
 from modalloy.features.store import FeatureStore
 from modalloy.features.store_manifest import Description, TokensFrom
@@ -35,8 +36,8 @@ def derive(
 
     Raises:
         ConfigError: `batch_size` is out of range, or the encoder's token width isn't that of `base`.
-        FeatureError: the folder holds another encoder's features; or `transform` changes the tokens, gives
-            other shapes than the encoder says, or numbers that aren't finite.
+        FeatureError: the folder holds another encoder's features, or another process writes to it; or `transform`
+            changes the tokens, gives other shapes than the encoder says, or numbers that aren't finite.
 
     >>> import tempfile
     >>> from modalloy.data.manifest import Item, Manifest
@@ -66,17 +67,18 @@ def derive(
     if store is not None:
         return store
     ranges = shard_ranges(len(base), base.shard_size)
-    writer = StoreWriter(folder, description, base.ids, base.shard_size, base.shard_digests)
     rejects = [Reject(**reject) for reject in base.rejects()]
-    for index in writer.missing:
-        rows = torch.tensor(ranges[index])
-        valid = base.valid[rows]
-        embedding = torch.full((len(rows), description.dim), torch.nan)
-        batches = rows[valid].split(batch_size)
-        if len(rows[valid]):
-            embedding[valid] = torch.cat([_transformed(base, batch, transform, encoder) for batch in batches])
-        writer.write(index, Shard(embedding, valid), [reject for reject in rejects if reject.row in ranges[index]])
-    return writer.finish()
+    with only_writer(folder):
+        writer = StoreWriter(folder, description, base.ids, base.shard_size, base.shard_digests)
+        for index in writer.missing:
+            rows = torch.tensor(ranges[index])
+            valid = base.valid[rows]
+            embedding = torch.full((len(rows), description.dim), torch.nan)
+            batches = rows[valid].split(batch_size)
+            if len(rows[valid]):
+                embedding[valid] = torch.cat([_transformed(base, batch, transform, encoder) for batch in batches])
+            writer.write(index, Shard(embedding, valid), [reject for reject in rejects if reject.row in ranges[index]])
+        return writer.finish()
 
 
 def _transformed(

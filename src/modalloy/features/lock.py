@@ -1,4 +1,4 @@
-"""Only one process at a time extracts into a folder."""
+"""Only one process at a time writes into a folder of features."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,15 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         FeatureError: another process holds it.
     """
+    # One folder has one lock, by whatever path it is reached.
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=_WAIT_SECONDS)
     except Timeout:
         raise FeatureError(
-            f"Another extraction is writing to {folder}; wait for its end (then nothing is left to do), or stop it."
+            f"Another process is writing to {folder}; wait for its end (then nothing is left to do), or stop it."
         ) from None
     try:
         yield

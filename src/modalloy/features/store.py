@@ -85,7 +85,7 @@ class FeatureStore:
         return f"FeatureStore({str(self.folder)!r}: {len(self)} {self.modality} rows of {self.spec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore.open, (self.folder,)
+        return _reopened, (self.folder, self.spec)
 
     @property
     def spec(self) -> str:
@@ -255,6 +255,10 @@ class FeatureStore:
                 f"(checksum {stored.sha256}, expected {record.sha256}); {MEND_SHARD}."
             )
         return stored
+
+
+def _reopened(folder: Path, spec: str) -> FeatureStore:
+    return FeatureStore.open(folder).under_spec(spec)
 
 
 def _require_collection(collection: Manifest, manifest: StoreManifest, folder: Path) -> None:

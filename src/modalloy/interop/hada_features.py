@@ -49,7 +49,7 @@ def import_hada_features(
     """Makes feature stores and a manifest of features in the authors' folder layout; an interrupted run goes on.
 
     Gives `out/manifest.jsonl`, `out/<encoder>/{image,text}` (spec "features:out/<encoder>") and augmented copies in
-    `out/<encoder>/image/augment-<copy>`, whose rows are the images that have them. A file that is missing, damaged
+    `out/<encoder>/image/augment-<0, 1, ...>`, whose rows are the images that have them. A file that is missing, damaged
     or odd rejects its rows, and so does a caption that differs from the JSON file's; no row is ever shifted.
 
     Without `images` an item's path and checksum are those of its first feature file, so that it has no picture to
@@ -120,10 +120,10 @@ class _Import:
             images = self._images(self.encoder.images)
             made["image"] = _summary(images)
             copies = self.encoder.copies().items()
+            used = [(number, ids) for number, ids in copies if not ids.isdisjoint(self.manifest.image_ids)]
+            # Numbered from 0 without gaps, whatever the files' numbers are: StoredFeatures counts them so.
             made["augmented"] = [
-                _summary(self._augmented(images, copy, ids))
-                for copy, ids in copies
-                if not ids.isdisjoint(self.manifest.image_ids)
+                _summary(self._augmented(images, copy, number, ids)) for copy, (number, ids) in enumerate(used)
             ]
         if self.encoder.texts is not None:
             made["text"] = _summary(self._texts(self.encoder.texts))
@@ -141,12 +141,12 @@ class _Import:
         read = partial(_read_texts, files, self.listed)
         return self._sampled("text", source_of(self.manifest, "text"), files, read)
 
-    def _augmented(self, images: FeatureStore, copy: int, ids: set[str]) -> FeatureStore:
+    def _augmented(self, images: FeatureStore, copy: int, number: int, ids: set[str]) -> FeatureStore:
         assert self.encoder.augmented is not None
         having = Manifest(self.manifest.root, tuple(item for item in self.manifest if item.id in ids))
         source = Images(having)
         files = [
-            FeatureFile(self.encoder.augmented / f"{id}_{copy}.npz", range(row, row + 1))
+            FeatureFile(self.encoder.augmented / f"{id}_{number}.npz", range(row, row + 1))
             for row, id in enumerate(source.ids)
         ]
         # The encoder is the same, so the lengths and the fingerprint are those of the pictures as they are.

@@ -62,7 +62,7 @@ def read_npz(path: str | Path, names: Collection[str] | None = None, max_bytes: 
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             return _read_members(path, archive, names, max_bytes)
     except FileNotFoundError:
         raise DataError(f"{path} doesn't exist; check the path.") from None
@@ -76,11 +76,18 @@ def contents_digest(path: str | Path) -> str | None:
     It takes one short read at the file's end, and changes with the contents, but not with their date.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(Path(path)) as archive:
             stated = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist())
     except _UNREADABLE:
         return None
     return sha256_of_text(repr(stated))
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    # Opening a named pipe or a device could wait for ever.
+    if path.exists() and not path.is_file():
+        raise OSError("it isn't a file")
+    return zipfile.ZipFile(path)
 
 
 def _read_members(
@@ -238,8 +245,11 @@ class _Global:
         raise pickle.UnpicklingError("a pickle that changes NumPy's functions")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the names that an array's pickle needs, of NumPy 1 and 2, and refuses all others."""
+class _Unpickler(pickle._Unpickler):
+    """Knows the names that an array's pickle needs, of NumPy 1 and 2, and refuses all others.
+
+    It is the one written in Python: that in C makes room for as many notes as a pickle of 10 bytes says, up to 64 GB.
+    """
 
     def find_class(self, module: str, name: str) -> _Global:
         makers: dict[tuple[str, str], type[_Dtype] | type[_Array] | type[_Scalar]] = {
@@ -263,9 +273,13 @@ def _object_array(pickled: bytes, shape: tuple[int, ...]) -> Array:
     if not isinstance(whole, _Array):
         raise DataError(f"an object array's pickle must hold an array, got {type(whole).__name__}")
     elements = whole.elements(shape)
-    array = np.empty(len(elements), dtype=object)
+    array, size = np.empty(len(elements), dtype=object), 0
     for position, element in enumerate(elements):
-        array[position] = _element(element)
+        array[position] = made = _element(element)
+        # A pickle can name one array many times.
+        size += len(made) if isinstance(made, str) else made.nbytes
+        if size > MAX_BYTES:
+            raise DataError(f"its elements take more than {MAX_BYTES:,} bytes")
     return array
 
 

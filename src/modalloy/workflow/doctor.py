@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,9 @@ from modalloy.workflow.config import load_config
 from modalloy.workflow.features import Collection
 
 Result = TypeVar("Result")
-_STORES = ("manifest.json", "*/image/manifest.json", "*/image/augment-*/manifest.json", "*/text/manifest.json")
+_STORE_FOLDERS = ("", "augment-*/", "image/", "image/augment-*/", "text/", "*/image/", "*/image/augment-*/", "*/text/")
+# A store that isn't finished has no manifest yet.
+_STORES = tuple(folder + file for folder in _STORE_FOLDERS for file in ("manifest.json", "shard-*.safetensors"))
 
 
 def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any]:
@@ -46,9 +47,12 @@ def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any
         config = read_json(folder / "config.json")
         is_alloy = isinstance(config, dict) and config.get("format") == ALLOY_FORMAT
         findings.encoder(f"{'alloy' if is_alloy else 'hacan'}:{folder}")
-    elif stores := sorted(found.parent for found in chain.from_iterable(map(folder.glob, _STORES))):
+    elif stores := sorted({found.parent for pattern in _STORES for found in folder.glob(pattern)}):
         for store in stores:
             findings.features(store)
+        if (folder / "manifest.jsonl").exists():
+            # An import writes it beside its features.
+            findings.collection(folder / "manifest.jsonl", images)
     else:
         findings.collection(path, images)
     return {"checked": findings.checked, "problems": list(map(asdict, dict.fromkeys(findings.problems)))}

@@ -126,6 +126,7 @@ def test_blank_or_odd_captions_and_missing_pictures_are_left_out_alone(tmp_path,
         ("flickr30k_train", 5, "train part of flickr30k has 29,000 images, this one has 5"),
         ("coco_karpathy_test", 1000, "test part of coco has 5,000 images, this one has 1,000"),
         ("coco_karpathy_train", 5, "train part of coco has 113,287 images (or 82,783, 30,504), this one has 5;"),
+        ("coco_test", 1000, "test part of coco has 5,000 images, this one has 1,000"),
         ("coco_karpathy_val", 5, "if it is another split, rename the file."),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -68,6 +69,20 @@ def test_rows_with_a_checksum_among_other_keys_are_no_manifest(pictures):
     manifest, _ = read_collection(pictures / "rows.jsonl")
     assert isinstance(manifest, Manifest)
     assert manifest[0].sha256 != "?"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".tar", ".token"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(DataError, match="is a device or pipe, not a file"):
+        read_collection(tmp_path / f"pipe{suffix}")
+
+
+def test_a_folder_called_like_a_tar_is_a_folder(tmp_path, picture):
+    picture("test/a.tar/1.png")
+    manifest, rejects = read_collection(tmp_path)
+    assert [(one.path, one.split) for one in manifest] == [("test/a.tar/1.png", "test")]
+    assert rejects == [] and manifest.check_files() == []
 
 
 def test_split_and_image_folder_reach_the_reader(tmp_path, picture):

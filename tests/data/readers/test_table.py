@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -115,6 +116,9 @@ def test_csv_row_that_ends_early_loses_only_its_caption(tmp_path):
         ("path,caption\na," + "x" * 200_000 + "\n", "rows.csv:2: not CSV (field larger"),
         ("path,caption,id\na,A.,1\nb,B.,1\n", "rows.csv:3: the id '1' stands at"),
         ("path,caption,split\na,A.,val\na,B.,\n", "rows.csv:3: 'a' has another split"),
+        ("path,caption,caption\na,A.,B.\n", "rows.csv:1: there are two columns called 'caption'"),
+        ('path\tcaption\na.png\t"A cat\nb.png\tB.\nc.png\tC.\n', "rows.csv:4: a quote that an earlier line opens"),
+        ('caption;image\n"A;a.png\nB.;b.PNG\nC";c.png\n', "rows.csv:4: a quote that an earlier line opens"),
     ],
 )
 def test_bad_csv_is_named(tmp_path, text, message):
@@ -147,3 +151,16 @@ def test_lines_are_read_one_by_one_and_end_in_newlines_alone(tmp_path):
 def test_a_lone_carriage_return_in_csv_is_named(tmp_path):
     with pytest.raises(DataError, match=r"rows\.csv:2: not CSV"):
         read_csv(table(tmp_path, "path,caption\na,A\rcat\n"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_numbered_captions_of_one_row(tmp_path, suffix):
+    rows = [("a.jpg", "A cat.", "A pet."), ("b.jpg", "A dog.", "")]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        path.write_text("path,caption_0,caption_1\n" + "".join(",".join(row) + "\n" for row in rows))
+        records = read_csv(path).records
+    else:
+        path.write_text("".join(json.dumps({"path": a, "caption_0": b, "caption_1": c}) + "\n" for a, b, c in rows))
+        records = read_jsonl(path).records
+    assert [record.captions for record in records] == [("A cat.", "A pet."), ("A dog.", "")]

@@ -104,6 +104,13 @@ def test_samples_without_a_picture_or_with_two(tmp_path):
     )
 
 
+def test_a_picture_with_a_dot_in_its_name_is_no_sample_and_is_named(tmp_path):
+    members = {"1.png": png(1), "1.mask.png": png(2), "10.15.png": png(3), "10.15.txt": "A."}
+    collection = read_tars([shard(tmp_path / "a.tar", members)], tmp_path)
+    assert [one.path for one in collection.records] == ["a.tar/1.png"]
+    assert collection.rejects == (Reject("a.tar/10", "the sample has no picture"),)
+
+
 def test_names_that_are_not_utf8_are_left_out_and_can_be_written(tmp_path):
     members = {"caf\udce9.png": png(), "caf\udce9/x.txt": "A.", "caf\udce9/y.png": png(), "caf\udce9/y.json": "{"}
     shard(tmp_path / "a.tar", {**members, "1.png": png()})

@@ -15,8 +15,8 @@ from modalloy.data.readers.benchmarks import check_benchmark
 from modalloy.data.readers.collection import Collection, captions_of, id_of_path, image_folder, parse_json, read_text
 from modalloy.errors import DataError
 
-BENCHMARKS = {"flickr8k": "flickr8k", "flickr30k": "flickr30k", "coco_karpathy": "coco"}
-"""The benchmark that a list's name claims, by that name without the split."""
+BENCHMARKS = {"flickr8k": "flickr8k", "flickr30k": "flickr30k", "coco_karpathy": "coco", "coco": "coco"}
+"""The benchmark that a list's name claims, by that name without the split: COCO's are coco_*.json with ALBEF."""
 
 _START = 4096
 

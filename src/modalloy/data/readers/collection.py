@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from modalloy.data.build import SPLIT_ALIASES, Record, Reject
 from modalloy.data.json_kind import json_kind
 from modalloy.errors import DataError
+
+_NUMBERED = re.compile(r"captions?_?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,15 @@ class Collection:
     """The number of images that a published split has, by split."""
     rejects: tuple[Reject, ...] = field(default=(), repr=False)
     """What the reader itself had to leave out."""
+
+
+def numbered_captions(names: Iterable[str]) -> list[str]:
+    """The names that number an image's captions, in the order given.
+
+    >>> numbered_captions(["path", "caption_0", "caption_1"])
+    ['caption_0', 'caption_1']
+    """
+    return [name for name in names if _NUMBERED.fullmatch(name)]
 
 
 def id_of_path(path: str) -> str:

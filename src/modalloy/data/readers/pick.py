@@ -85,8 +85,10 @@ def _found(path: Path) -> tuple[Path, list[Path]]:
         return root, files
     if path.is_dir():
         return path, _files_of_folder(path)
-    if not path.exists():
-        raise DataError(f"{path} isn't there; check the path.")
+    if not path.is_file():
+        # A pipe can't be read twice, and could be waited for for ever.
+        problem = "is a device or pipe, not a file" if path.exists() else "isn't there"
+        raise DataError(f"{path} {problem}; check the path.")
     return path.parent, [path]
 
 
@@ -119,7 +121,7 @@ def _caption_lists(folder: Path) -> list[Path]:
 
 def _tars(folder: Path) -> list[Path]:
     tars = sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")])
-    tars = [tar for tar in tars if not tar.name.startswith(".")]
+    tars = [tar for tar in tars if tar.is_file() and not tar.name.startswith(".")]
     if tars and (picture := next(image_paths(folder), None)) is not None:
         raise DataError(
             f"{folder} holds both tars ({tars[0].name}, ...) and pictures ({picture}, ...); name the tars "

@@ -2,14 +2,22 @@
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modalloy.data.build import Record
+from modalloy.data.images import SUFFIXES
 from modalloy.data.json_kind import json_kind
-from modalloy.data.readers.collection import Collection, id_of_path, image_folder, parse_json, text_lines
+from modalloy.data.readers.collection import (
+    Collection,
+    id_of_path,
+    image_folder,
+    numbered_captions,
+    parse_json,
+    text_lines,
+)
 from modalloy.errors import DataError
 
 PATH_KEYS = ("path", "file_name", "filename", "filepath", "image_path", "image", "image_name")
@@ -21,7 +29,8 @@ def read_jsonl(path: str | Path, images: str | Path | None = None, split: str = 
     """Reads JSON lines such as {"path": "cat.jpg", "captions": ["A cat."], "split": "val", "id": "cat"}.
 
     The path may be called any of `PATH_KEYS`; instead of a list under "captions" there may be one caption
-    under any of `CAPTION_KEYS`, and further lines with the same path then add further captions. "id", "split"
+    under any of `CAPTION_KEYS`, or several under "caption_0", "caption_1", ..., and further lines with the same path
+    then add further captions. "id", "split"
     and "family" may be left out; an id is then the path with ":" for "/".
 
     Args:
@@ -102,8 +111,8 @@ def _row(value: Mapping[str, Any], file: Path, line: int) -> _Row:
         raise DataError(f"{where}: no image path; it should stand under one of {', '.join(PATH_KEYS)}.")
     captions, whole = value.get("captions"), value.get("captions") is not None
     if captions is None:
-        caption = _text(value, CAPTION_KEYS, where)
-        captions = [] if caption is None else [caption]
+        given = [_text(value, keys, where) for keys in (CAPTION_KEYS, *((name,) for name in numbered_captions(value)))]
+        captions = [caption for caption in given if caption is not None]
     if not isinstance(captions, list):
         raise DataError(f"{where}: captions must be a list of texts, got {json_kind(captions)}.")
     for caption in captions:
@@ -143,6 +152,10 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             break
     else:
         raise DataError(f"{path}:1: no column of image paths; call it one of {', '.join(PATH_KEYS)}.")
+    known = {*PATH_KEYS, "id", "split", "family", *CAPTION_KEYS, *numbered_captions(columns)}
+    if (twice := next((name for name in columns if name in known and columns.count(name) > 1), None)) is not None:
+        raise DataError(f"{path}:1: there are two columns called {twice!r}; give each caption a row of its own.")
+    path_column = columns.index(next(name for name in PATH_KEYS if name in columns))
     rows = csv.reader((f"{line}\n" for line in text_lines(path)), delimiter=delimiter)
     try:
         next(rows)
@@ -153,8 +166,19 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
                         f"{path}:{rows.line_num}: {len(row)} values for {len(columns)} columns; put quotes around a "
                         f"caption that holds {delimiter!r}."
                     )
+                if _swallows_rows(row, path_column, delimiter):
+                    raise DataError(
+                        f"{path}:{rows.line_num}: a quote that an earlier line opens takes in the rows up to here; "
+                        'write each quote of a caption twice (""), and put the whole caption into quotes.'
+                    )
                 # A row that ends early lacks its caption: only that caption is lost.
                 cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
                 yield _row(dict(zip(columns, cells, strict=True)), path, rows.line_num)
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: not CSV ({error}).") from None
+
+
+def _swallows_rows(row: Sequence[str], path_column: int, delimiter: str) -> bool:
+    """Whether a value of several lines holds what must be rows: lines with a picture in the column of paths."""
+    lines = (line.split(delimiter) for value in row if "\n" in value for line in value.split("\n")[1:])
+    return any(len(cells) > path_column and cells[path_column].strip().lower().endswith(SUFFIXES) for cells in lines)

@@ -92,9 +92,12 @@ def _samples(index: TarIndex) -> dict[str, _Sample]:
         stem, _, suffix = base.partition(".")
         suffix = f".{suffix.lower()}"
         # A name that starts with a dot is hidden: macOS leaves such copies.
-        if not stem or suffix not in (".txt", ".json", *SUFFIXES):
+        # "7.mask.png" belongs to the sample 7 too, which is named if it has no picture of its own.
+        if not stem or not suffix.endswith((".txt", ".json", *SUFFIXES)):
             continue
         sample = samples.setdefault(f"{folder}{slash}{stem}", _Sample())
+        if suffix not in (".txt", ".json", *SUFFIXES):
+            continue
         if suffix not in SUFFIXES:
             sample.texts[suffix] = name
         elif sample.picture is None:
