@@ -38,7 +38,7 @@ from modalloy.training.trainer import EarlyStopping, Metrics, fit
 VALIDATION_RSUM = "validation_rsum"
 _log = logging.getLogger(__name__)
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
-_RECIPE = 1
+_RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -371,9 +371,7 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
     settings = asdict(training)
-    # What is as it was before there was a choice isn't recorded, so that older results stay valid.
-    if not training.all_captions:
-        del settings["all_captions"]
+    # Where nothing is augmented it decides nothing.
     probability = settings.pop("augment_probability")
     if _augments(training, train):
         copies = [
