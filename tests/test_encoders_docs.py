@@ -42,7 +42,10 @@ def _install(folder: Path, module: str, registered: dict[str, str], monkeypatch:
 
 def test_the_example_of_an_encoder_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len([line for line in _example("modalloy_colours.py").splitlines() if line.strip()]) <= 35
-    project = tomllib.loads(_example("pyproject.toml"))["project"]
+    toml = tomllib.loads(_example("pyproject.toml"))
+    project = toml["project"]
+    # Of several modules in one folder setuptools takes none by itself.
+    assert toml["tool"]["setuptools"]["py-modules"] == ["modalloy_colours"]
     _install(tmp_path, "modalloy_colours", project["entry-points"]["modalloy.encoders"], monkeypatch)
     (tmp_path / "test_example.py").write_text(_example("test_modalloy_colours.py"))
     runpy.run_path(str(tmp_path / "test_example.py"))["test_colours_keep_the_contract"]()

@@ -60,3 +60,25 @@ def test_warnings_alone_end_with_0(capsys, picture):
     assert main(["doctor", str(folder)]) == 1
     out = capsys.readouterr().out
     assert "error b.png: left out: " in out and "error: " not in out and out.endswith("1 error, 4 warnings\n")
+
+
+def test_many_problems_of_a_kind_are_counted(capsys, monkeypatch):
+    def problem(severity, item, message):
+        return {"severity": severity, "item": item, "message": message}
+
+    missing = [problem("error", f"{row}", f"left out: /x y/{row}.jpg doesn't exist; check") for row in range(12)]
+    bare = [problem("warning", f"{row}.jpg", "the image has no caption; it can only be indexed") for row in range(1000)]
+    shared = [problem("warning", "a", f"its caption 'It's {row}.' is also that of {row} in val") for row in range(10)]
+    problems = [*missing, bare[0], *shared, *bare[1:]]
+    monkeypatch.setattr("modalloy.cli.doctor.Doctor.execute", lambda *_: {"checked": [], "problems": problems})
+    assert main(["doctor", "demo"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11 + 11 + 10 + 1
+    assert lines[9:11] == [
+        "error 9: left out: /x y/9.jpg doesn't exist; check",
+        "error ... and 2 more of this kind (--json lists all)",
+    ]
+    assert lines[21] == "warning ... and 990 more of this kind (--json lists all)"
+    assert lines[-1] == "12 errors, 1,010 warnings"
+    assert main(["doctor", "demo", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"] == problems

@@ -1,6 +1,7 @@
 """import: every kind, by the command line, and the options that each takes."""
 
 import json
+from zipfile import ZipFile
 
 import numpy as np
 import original_hacan
@@ -106,11 +107,20 @@ def test_a_dataset(capsys, tmp_path):
         (["dataset", "x", "--out", "y", "--lavis", "faithful"], "takes --config, --image, --caption, --revision"),
         (["hada-features", "nowhere", "--out", "y"], "nowhere"),
         (["hacan-checkpoint", "nowhere", "--out", "y"], "nowhere"),
+        (["hada-features", "g.zip", "--out", "y"], "g.zip is no folder"),
+        (["regions", "g.zip", "--collection", "demo", "--out", "y"], "g.zip is no folder"),
+        (
+            ["hacan-checkpoint", "g.zip", "--out", "y"],
+            "g.zip isn't a PyTorch checkpoint, or is damaged; copy it again.",
+        ),
+        (["dataset", "g.zip", "--out", "y"], "g.zip is a file"),
         (["magic", "x", "--out", "y"], "magic"),
     ],
 )
 def test_mistakes_take_one_line(capsys, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
+    with ZipFile("g.zip", "w") as archive:
+        archive.writestr("1.txt", "A.")
     try:
         code = main(["import", *arguments])
     except SystemExit as stop:
@@ -119,3 +129,12 @@ def test_mistakes_take_one_line(capsys, tmp_path, monkeypatch, arguments, said):
     assert code == USER_MISTAKE and out == ""
     (line,) = err.strip().splitlines()
     assert said in line
+
+
+def test_help_groups_the_options_by_kind(capsys):
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
+    text = capsys.readouterr().out
+    _, _, of_dataset = text.partition("options of dataset:")
+    assert "--revision" in of_dataset and "--lavis" not in of_dataset
+    assert "options of hada-features and regions:" in text

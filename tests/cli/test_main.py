@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
+from modalloy.__main__ import main as run_program
 from modalloy.cli.main import INTERRUPTED, USER_MISTAKE, VERBS, main
 from modalloy.cli.verb import _features_folder
 from modalloy.errors import ConfigError
@@ -58,13 +59,22 @@ def test_help_lists_every_verb(capsys):
     ("arguments", "said"),
     [
         (["nope"], "nope"),
-        ([], "verb"),
-        (["doctor"], "path"),
+        ([], "modalloy: name a verb: demo, run, "),
+        (["doctor"], "modalloy doctor: missing PATH (see modalloy doctor --help)"),
+        (["extract"], "modalloy extract: missing ENCODERS, --collection (see modalloy extract --help)"),
+        (["doctor", "demo", "--threads", "x"], "modalloy doctor: --threads must be a whole number, got 'x'"),
+        (
+            ["extract", "a", "--collection", "demo", "--extraction.augmentation", "3"],
+            "--extraction.augmentation takes no value itself, but has options: --extraction.augmentation.operations, ",
+        ),
         (["doctor", "demo", "--bogus"], "bogus"),
-        (["search", "run", "words", "-k", "many"], "many"),
-        (["search", "run", "words", "--target", "sound"], "sound"),
+        (["search", "run", "words", "-k", "many"], "-k must be a whole number, got 'many'"),
+        (["search", "run", "words", "--target", "sound"], "--target must be one of image, text, got 'sound'"),
         (["fuse", "a", "b", "--collection", "demo", "--out", "x", "--method", "magic"], "magic"),
-        (["align", "a", "b", "--collection", "demo", "--out", "x", "--align.epochs", "few"], "few"),
+        (
+            ["align", "a", "b", "--collection", "demo", "--out", "x", "--align.epochs", "few"],
+            "--align.epochs must be a whole number",
+        ),
         # Abbreviations would change their meaning with each new option.
         (["doctor", "demo", "--thr", "1"], "--thr"),
     ],
@@ -116,6 +126,33 @@ def test_an_interrupted_command_says_that_it_goes_on(capsys, monkeypatch):
     assert main(["run", "any.yaml"]) == INTERRUPTED == 130
     out, err = capsys.readouterr()
     assert out == "" and "the same command goes on" in err
+
+
+def test_an_interruption_while_options_are_declared_is_one_line(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modalloy.cli.run.Run.add_arguments", interrupt)
+    assert main(["run", "any.yaml"]) == INTERRUPTED
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_interruption_while_libraries_load_is_one_line(capsys, monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "modalloy.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "modalloy.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert run_program() == INTERRUPTED
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
+def test_usage_names_the_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert capsys.readouterr().out.startswith("usage: modalloy doctor ")
 
 
 def test_threads_are_set(capsys, monkeypatch):

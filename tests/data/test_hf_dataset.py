@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -212,8 +213,8 @@ def test_captions_that_are_no_texts(tmp_path):
         ({}, "no column of captions that is known by its name; its columns are image, words: name one"),
         ({"image": "picture"}, "has no column 'picture'; it has image, words."),
         ({"image": "words"}, "the column 'words' doesn't hold pictures; those that do: image."),
-        ({"caption": "text"}, "has no column text; it has image, words."),
-        ({"caption": ["words", "text"]}, "has no column text; it has image, words."),
+        ({"caption": "text"}, "has no column 'text'; it has image, words."),
+        ({"caption": ["words", "text"]}, "has no column 'text'; it has image, words."),
     ],
 )
 def test_wrong_columns_are_named_with_those_there_are(tmp_path, options, message):
@@ -225,7 +226,9 @@ def test_wrong_columns_are_named_with_those_there_are(tmp_path, options, message
 
 def test_a_part_with_other_columns_is_named(tmp_path):
     source = saved(tmp_path, train=dataset([encoded()], caption=["A."]), test=dataset([encoded(1)], text=["B."]))
-    with pytest.raises(ConfigError, match="its part 'test' has no column caption, unlike its part 'train'; it has ima"):
+    with pytest.raises(
+        ConfigError, match="its part 'test' has no column 'caption', unlike its part 'train'; it has ima"
+    ):
         import_dataset(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -289,3 +292,38 @@ def test_reading_such_a_folder_in_place_says_how_to_import_it(tmp_path):
     for folder in (source, source / "test", tmp_path / "hub"):
         with pytest.raises(DataError, match="is a Hugging Face dataset; import it first"):
             read_collection(folder)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("g.txt", "g.txt is a file"),
+        ("./gone", "./gone isn't there"),
+        ("/gone", "/gone isn't there"),
+        ("a/b/c", "a/b/c isn't there"),
+        ("data/g.zip", "data/g.zip isn't there"),
+    ],
+)
+def test_what_is_no_folder_and_no_name_is_refused_unasked(tmp_path, monkeypatch, source, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g.txt").touch()
+    monkeypatch.delattr("datasets.load_dataset")
+    with pytest.raises(ConfigError, match=f"^{problem}; a dataset is a folder or a name on the hub such as user/name"):
+        import_dataset(source, tmp_path / "out")
+
+
+def test_the_libraries_own_bars_and_logs_are_silent(tmp_path, monkeypatch, capfd):
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    datasets.enable_progress_bars()
+
+    def loaded(*_arguments, **_options):
+        assert datasets.are_progress_bars_disabled()
+        logger.warning("Retrying in 8s")
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr("datasets.load_dataset", loaded)
+    level = logging.getLogger("huggingface_hub").level
+    with pytest.raises(ConfigError, match="Couldn't reach the hub"):
+        import_dataset("user/name", tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled() and logging.getLogger("huggingface_hub").level == level

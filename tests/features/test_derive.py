@@ -167,3 +167,17 @@ def test_two_at_once_into_one_folder_are_refused(base, aligned, tmp_path, monkey
     with lock.only_writer(tmp_path / "derived"), pytest.raises(FeatureError, match="Another process is writing to"):
         derive(base, aligned, tmp_path / "derived", halved)
     assert len(derive(base, aligned, tmp_path / "derived", halved)) == 9
+
+
+def test_an_item_put_back_into_the_base_is_derived_too(encoder, aligned, make_collection, tmp_path) -> None:
+    collection = make_collection(9)
+    picture = collection.root / "5.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"not a picture")
+    before = extract(encoder, "image", collection, tmp_path / "base", **SMALL)
+    assert not derive(before, aligned, tmp_path / "derived", halved).valid[5]
+    picture.write_bytes(whole)
+    after = extract(encoder, "image", collection, tmp_path / "base", **SMALL)
+    assert after.valid.all() and after.shard_digests != before.shard_digests
+    derived = derive(after, aligned, tmp_path / "derived", halved)
+    assert derived.valid.all() and derived.embeddings().isfinite().all() and derived.verify() == []

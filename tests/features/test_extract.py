@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from modalloy.data.manifest import Manifest
 from modalloy.encoders.base import Encoded, Modality
 from modalloy.errors import ConfigError, FeatureError
 from modalloy.features import FeatureStore, extract, lock, writer
+from modalloy.features.extract import _warn_of_rejects
 from modalloy.features.sources import Captions
 
 SMALL = {"batch_size": 2, "shard_size": 3, "workers": 2, "progress": False}
@@ -461,3 +463,45 @@ def test_rows_may_come_from_another_source(encoder, make_collection, tmp_path) -
     source = Reversed(collection)
     store = extract(encoder, "text", collection, tmp_path / "features", **SMALL, source=source)
     assert store.collection == source.digest() != Captions(collection).digest()
+
+
+def test_a_picture_put_back_is_extracted_again(counting, make_collection, tmp_path, files_in, caplog) -> None:
+    collection, folder = make_collection(9), tmp_path / "features"
+    pictures = {number: collection.root / f"{number}.png" for number in (1, 4)}
+    whole = {number: path.read_bytes() for number, path in pictures.items()}
+    for path in pictures.values():
+        path.write_bytes(b"not a picture")
+    extract(counting, "image", collection, folder, **SMALL)
+    first, counting.encoded = files_in(folder), 0
+    # Nothing has changed, so that no shard is made again; but what is missing is said.
+    caplog.clear()
+    _warn_of_rejects.cache_clear()
+    assert not extract(counting, "image", collection, folder, **SMALL).valid[4] and counting.encoded == 0
+    assert "2 of 9 items rejected" in caplog.text
+    pictures[4].write_bytes(whole[4])
+    store = extract(counting, "image", collection, folder, **SMALL)
+    assert [reject["row"] for reject in store.rejects()] == [1]
+    after = files_in(folder)
+    assert {name for name in first if first[name] != after[name]} == {
+        "manifest.json",
+        "rejects.jsonl",
+        "shard-00001.safetensors",
+    }
+    assert store.verify() == []
+
+
+def test_a_row_that_the_model_rejects_is_not_made_again_for_ever(make_encoder, make_collection, tmp_path) -> None:
+    class Picky(make_encoder):
+        calls = 0
+
+        def forward(self, modality, prepared):
+            self.calls += 1
+            encoded = super().forward(modality, prepared)
+            bad = torch.stack([item[0] == 4 for item in prepared])
+            return replace(encoded, embedding=encoded.embedding.masked_fill(bad[:, None], torch.nan))
+
+    collection, encoder = make_collection(6), Picky()
+    assert len(extract(encoder, "image", collection, tmp_path / "features", **SMALL).rejects()) == 1
+    calls = encoder.calls
+    extract(encoder, "image", collection, tmp_path / "features", **SMALL)
+    assert encoder.calls == calls + 1

@@ -35,6 +35,7 @@ def test_without_ray_it_says_how_to_get_it(encoder, make_collection, tmp_path, m
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'modalloy\[ray\]'"):
         extract(encoder, "text", make_collection(2), tmp_path / "features", **SMALL, runner="ray")
+    assert not (tmp_path / "features").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_refuses_a_runner_that_there_is_none_of(encoder, make_collection, tmp_path) -> None:

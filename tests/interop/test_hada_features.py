@@ -118,6 +118,19 @@ def test_augmented_copies_are_counted_from_0_without_gaps(layout, tmp_path):
             assert torch.equal(tokens, torch.from_numpy(arrays["feat"]).half())
 
 
+def test_copies_that_an_earlier_import_had_are_removed(layout, tmp_path):
+    imported(layout, tmp_path / "out")
+    assert StoredFeatures(tmp_path / "out" / "albef").copies == 3
+    for file in image_file(layout, "1005_1", "ALBEF_AUG_Output").parent.glob("*_[12].npz"):
+        file.unlink()
+    for _ in range(2):
+        assert len(imported(layout, tmp_path / "out")["encoders"]["albef"]["augmented"]) == 1
+        assert StoredFeatures(tmp_path / "out" / "albef").copies == 1
+    shutil.rmtree(layout / "ALBEF_AUG_Output")
+    imported(layout, tmp_path / "out")
+    assert not list((tmp_path / "out" / "albef" / "image").glob("augment-*"))
+
+
 def test_copies_of_images_that_are_not_listed_are_no_stores(layout, tmp_path):
     (layout / "JSON" / "train_matching_image_preprocessed_cap.json").unlink()
     summary = imported(layout, tmp_path / "out")
@@ -397,7 +410,7 @@ def test_a_bad_caption_file_is_an_error(layout, tmp_path, write, message):
 def test_other_layouts_are_errors(layout, tmp_path):
     with pytest.raises(DataError, match=r"holds no features in the authors' layout: .*ALBEF_Output/coco/images"):
         imported(layout, tmp_path / "out", collection="coco")
-    with pytest.raises(DataError, match="holds no features in the authors' layout"):
+    with pytest.raises(DataError, match=r"absent doesn't exist; name the folder"):
         imported(tmp_path / "absent", tmp_path / "out")
     for path in image_file(layout, "1000").parent.iterdir():
         path.write_bytes(b"damaged")

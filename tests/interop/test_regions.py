@@ -240,3 +240,8 @@ def test_regions_are_an_image_backbone(dump, manifest, tmp_path):
         aligned.encode_images([Image.new("RGB", (4, 4))])
     assert (store.dim, store.width) == (8, 12) and store.valid.tolist() == [True, False] + [True] * 6
     assert torch.allclose(store.embeddings(torch.tensor([0])).norm(), torch.tensor(1.0))
+
+
+def test_a_folder_that_is_none_is_refused(manifest, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere is no folder; name the one that holds the region features"):
+        import_regions(tmp_path / "nowhere", tmp_path / "out", manifest)

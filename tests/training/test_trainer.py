@@ -114,7 +114,7 @@ def test_checkpoints_of_another_fingerprint_are_not_continued(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["b" * 16 + ".ckpt"]
 
 
-def test_early_stopping_gives_the_best_epochs_weights(tmp_path):
+def test_early_stopping_gives_the_best_epochs_weights(tmp_path, capfd):
     stopping = EarlyStopping("score", patience=2)
     module = Tiny(scores=[1.0, 5.0, 4.0, 5.0, 9.0, 9.0])
     options = dict(epochs=6, early_stopping=stopping, validation=DataLoader([0]))
@@ -124,6 +124,7 @@ def test_early_stopping_gives_the_best_epochs_weights(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(reference, tmp_path / "reference", epochs=6)
     assert weights(module) == weights(reference)
+    assert "(stopped early)" in capfd.readouterr().err
     again = Tiny(scores=[0.0] * 6)
     assert train(again, tmp_path, **options) == history
     assert again.validated == 0

@@ -67,7 +67,11 @@ def test_an_aligned_encoders_copies_are_made_of_its_backbones(collection, encode
 
 def test_stored_copies_are_used_where_the_backbone_is_not_installed(collection, encoders, paired, monkeypatch):
     shutil.rmtree(collection.folder(encoders[0], "image", 0))
-    monkeypatch.setattr(type(encoders[0]), "backbone", None)
+
+    def absent(*_):
+        raise ConfigError("not installed")
+
+    monkeypatch.setattr(type(encoders[0]), "backbone", absent)
     again = collection.store(encoders[0], "image", 0)
     assert torch.equal(again.embeddings()[again.valid], paired.image.augmented[0].stores[0].embeddings()[again.valid])
 

@@ -36,6 +36,17 @@ def test_many_rejects_are_counted(tmp_path, caplog, tiny_manifest):
     assert messages[-1] == "left out: 2 more; `modalloy doctor` lists all"
 
 
+def test_a_folder_of_pictures_that_is_of_no_use_is_an_error(tmp_path, tiny_collection, tiny_manifest):
+    with pytest.raises(DataError, match="leave out the image folder"):
+        open_collection("demo", images=tmp_path)
+    with pytest.raises(DataError, match=r"leave out the image folder .*--set images=null"):
+        open_collection(tiny_collection / "images", images=tmp_path)
+    tiny_manifest.save(tmp_path / "manifest.jsonl")
+    for collection in (tmp_path / "manifest.jsonl", tiny_collection / "metadata.jsonl"):
+        with pytest.raises(DataError, match=r"the image folder .*gone isn't there"):
+            open_collection(collection, images=tmp_path / "gone")
+
+
 def test_a_missing_collection_is_an_error(tmp_path):
     with pytest.raises(DataError, match="isn't there"):
         open_collection(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import pytest
 
 from modalloy.errors import ConfigError
 from modalloy.training.align import AlignConfig
-from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, load_config, save_config
+from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.fuse import SYSTEMS, FusionConfig
 
 MINIMAL = """
@@ -106,12 +106,21 @@ def test_an_override_that_leads_nowhere_is_refused(load, key, said):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("bogus: 1", "bogus"),
-        ("fusion: {first_stage: {epoch: 3}}", "epoch"),
-        ("fusion: {first_stage: {epochs: 2.5}}", "epochs"),
+        ("bogus: 1", "unknown key bogus (known: collection, "),
+        ("fusion: {first_stage: {epohcs: 3}}", "unknown key fusion.first_stage.epohcs; did you mean epochs? (known: "),
+        ("fusion: {first_stage: {epochs: 2.5}}", "fusion.first_stage.epochs must be a whole number, got 2.5"),
+        ("fusion: {first_stage: {epochs: true}}", "fusion.first_stage.epochs must be a whole number, got True"),
+        ("fusion: 3", "fusion must hold keys and values, got 3"),
+        ("fusion: [1]", "fusion must hold keys and values, got [1]"),
+        ("fusion: {towers: 3}", "fusion.towers must hold keys and values, got 3"),
+        ("extraction: x", "extraction must hold keys and values, got 'x'"),
+        ("extraction: {augmentation: 3}", "extraction.augmentation must hold keys and values, got 3"),
+        ("collection: 3", "collection must be a text, got 3"),
+        ("threads: many", "threads must be a whole number or null, got 'many'"),
+        ("seeds: [1, x]", "seeds.1 must be a whole number, got 'x'"),
         ("fusion: {first_stage: {epochs: 0}}", "epochs must be at least 1"),
         ("fusion: {towers: {method: magic}}", "magic"),
-        ("fusion: {weighted_inputs: none}", "weighted_inputs"),
+        ("fusion: {weighted_inputs: none}", "fusion.weighted_inputs must be one of best, all, got 'none'"),
         ("seeds: 3", "seeds"),
         ("seeds: []", "one or more different seeds"),
         ("seeds: [1, 1]", "one or more different seeds"),
@@ -138,13 +147,41 @@ def test_unknown_keys_and_impossible_values_are_refused(load, tmp_path, more, sa
         ("[{name: a, encoder: x}, {name: b, image: y}]", "'b' needs either `encoder`"),
         ("[{name: a, encoder: x}, {name: b, encoder: y, image: z}]", "'b' needs either `encoder`"),
         ("[{name: a, encoder: x}, {name: b, encoder: y, image: z, text: w}]", "'b' needs either `encoder`"),
-        ("[{encoder: x}, {name: b, encoder: y}]", "name"),
+        ("[{encoder: x}, {name: b, encoder: y}]", "the key inputs.0.name is missing"),
+        ("[{name: a, encodr: x}, {name: b, encoder: y}]", "unknown key inputs.0.encodr; did you mean encoder?"),
+        ("[a, b]", "inputs.0 must hold keys and values, got 'a'"),
         ("[{name: a, encoder: x}, {name: b, image: y, text: z, align: {epochs: 0}}]", "epochs must be at least 1"),
     ],
 )
 def test_impossible_inputs_are_refused(load, inputs, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         load(f"collection: c\nfolder: f\ninputs: {inputs}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("fusion", 3, "--set fusion: fusion must hold keys and values, got 3"),
+        ("fusion.first_stage.epohcs", 3, "--set fusion.first_stage.epohcs: unknown key"),
+        ("inputs.0.encoder", 3, "--set inputs.0.encoder: inputs.0.encoder must be a text or null, got 3"),
+        ("fusion", {"first_stage": {"epochs": "x"}}, "--set fusion: fusion.first_stage.epochs must be a whole number"),
+    ],
+)
+def test_a_mistake_in_an_override_names_it_instead_of_the_file(load, key, value, said):
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+        load(MINIMAL, {key: value})
+
+
+def test_a_number_in_scientific_notation_is_one(load):
+    assert load(MINIMAL + "fusion: {first_stage: {learning_rate: 1e-3}}").fusion.first_stage.learning_rate == 0.001
+
+
+def test_the_features_folder_is_saved_whole(load, tmp_path):
+    config = load(MINIMAL + "features: features/shared")
+    assert features_folder(config) == Path("features/shared")
+    assert features_folder(load(MINIMAL)) == Path("runs/x/features")
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").features == str(Path.cwd() / "features/shared")
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

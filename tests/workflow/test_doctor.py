@@ -7,6 +7,7 @@ from tiny_run import TRUNCATED
 
 from modalloy.data import read_collection
 from modalloy.errors import DataError
+from modalloy.features import FeatureStore
 from modalloy.workflow.doctor import examine
 
 
@@ -31,6 +32,7 @@ def test_a_whole_run_has_no_problems(finished_run):
     found = examine(finished_run)
     assert found["problems"] == []
     checked = " ".join(found["checked"])
+    assert all(part in checked for part in (" text, ", " rows, 0 rejected", " image, ", " rows, 2 rejected"))
     assert all(part in checked for part in ("inputs/1", "inputs/2", "features/hacan-", "alloy:", "gallery"))
 
 
@@ -66,8 +68,13 @@ def test_a_damaged_gallery_is_named(run_copy):
 def test_an_unfinished_run_is_named(run_copy):
     (run_copy / "report.json").unlink()
     shutil.rmtree(run_copy / "inputs" / "2")
-    problems = " ".join(messages(run_copy))
-    assert "isn't finished (no report.json)" in problems and "inputs/2" in problems
+    shutil.rmtree(run_copy / "gallery")
+    (run_copy / "config.json").unlink()
+    (problem,) = messages(run_copy)
+    assert "isn't finished (no report.json)" in problem and f"modalloy run {run_copy / 'config.yaml'}" in problem
+    # But what is there must be whole.
+    truncate(run_copy / "inputs" / "1" / "model.safetensors")
+    assert any("inputs/1" in problem for problem in messages(run_copy))
 
 
 def test_features_that_no_input_reads_do_not_matter(run_copy):
@@ -78,19 +85,22 @@ def test_features_that_no_input_reads_do_not_matter(run_copy):
 
 def test_a_feature_folder_is_checked_alone_or_with_others(run_copy):
     folder = run_copy / "features" / "minilm" / "text"
-    assert examine(folder) == {"checked": [f"features in {folder}"], "problems": []}
+    rows = len(FeatureStore.open(folder))
+    looked_at = f"features in {folder}: minilm text, {rows:,} rows, 0 rejected"
+    assert examine(folder) == {"checked": [looked_at], "problems": []}
     flip_last_byte(folder / "shard-00000.safetensors")
     (problem,) = messages(folder)
     assert "shard-00000.safetensors doesn't match its checksum" in problem
     everything = examine(run_copy / "features")
     stores = sorted(manifest.parent for manifest in (run_copy / "features").glob("*/*/manifest.json"))
-    assert sorted(everything["checked"]) == [f"features in {store}" for store in stores]
+    assert sorted(line.split(": ")[0] for line in everything["checked"]) == [f"features in {each}" for each in stores]
     assert {"severity": "error", "item": None, "message": problem} in everything["problems"]
 
 
 def test_an_encoders_folder_and_a_store_that_is_not_finished_are_known(run_copy):
     folder = run_copy / "features" / "minilm"
-    assert examine(folder) == {"checked": [f"features in {folder / 'text'}"], "problems": []}
+    assert [line.split(": ")[0] for line in examine(folder)["checked"]] == [f"features in {folder / 'text'}"]
+    assert examine(folder)["problems"] == []
     (folder / "text" / "manifest.json").unlink()
     for path in (folder, folder / "text", run_copy / "features"):
         (problem,) = [each for each in messages(path) if each.startswith(f"features in {folder / 'text'}")]

@@ -53,7 +53,11 @@ def test_an_aligned_encoder_projects_its_backbones_features(collection, aligned,
 
 def test_stored_features_are_projected_where_the_backbone_is_not_installed(collection, aligned, monkeypatch):
     shutil.rmtree(collection.folder(aligned, "image"))
-    monkeypatch.setattr(type(aligned), "backbone", None)
+
+    def absent(*_):
+        raise ConfigError("not installed")
+
+    monkeypatch.setattr(type(aligned), "backbone", absent)
     assert len(collection.store(aligned, "image")) == len(collection.manifest)
 
 

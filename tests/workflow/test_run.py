@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import torch
 from tiny_run import IMAGES, SETTINGS, TRUNCATED, write_config
 
 from modalloy import Alloy, Searcher
-from modalloy.data import Manifest, demo_manifest
-from modalloy.errors import DataError
+from modalloy.data import Manifest, demo_manifest, read_collection
+from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, TowerConfig, TowerFuser, input_shapes
@@ -196,6 +197,23 @@ class TestRejects:
         hits = gallery.search(gallery.vectors[-1:], k=len(gallery))[0]
         assert len(hits) == len(gallery) - len(TRUNCATED) and hits[0].id == gallery.entries[-1].id
 
+    def test_a_failure_by_rejects_says_why_and_is_forgotten_when_they_are_mended(self, tiny_collection, tmp_path):
+        collection = shutil.copytree(tiny_collection, tmp_path / "collection")
+        manifest = read_collection(collection)[0]
+        manifest.save(collection / "manifest.jsonl")
+        config = write_config(collection / "manifest.jsonl", tmp_path / "run", tmp_path / "run.yaml")
+        config = replace(config, features=str(tmp_path / "shared"))
+        whole = {manifest.absolute(item): manifest.absolute(item).read_bytes() for item in manifest.split("test")}
+        for path in whole:
+            path.write_bytes(b"no picture")
+        with pytest.raises(DataError, match=r"no usable captioned image in test.* items were rejected, first .*: "):
+            Run(config).execute()
+        for path, content in whole.items():
+            path.write_bytes(content)
+        report = Run(config).execute()
+        assert report["test"]["images"] == IMAGES["test"]
+        assert not (tmp_path / "run" / "features").exists() and (tmp_path / "shared" / "minilm").is_dir()
+
 
 class TestAlloy:
     def test_new_items_get_the_vectors_of_the_gallery(self, finished_run, tiny_manifest):
@@ -255,6 +273,13 @@ class TestMistakes:
         config = write_config(tmp_path / "manifest.jsonl", tmp_path / "run", tmp_path / "run.yaml")
         with pytest.raises(DataError, match=f"no captioned image in '{'val' if split == 'tune' else split}'"):
             Run(config).execute()
+
+    def test_a_run_on_ray_without_ray_makes_no_folder(self, finished_run, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "ray", None)
+        config = replace(Run.open(finished_run).config, folder=str(tmp_path / "run"))
+        with pytest.raises(ConfigError, match="needs Ray"):
+            Run(replace(config, extraction=replace(config.extraction, runner="ray"))).execute()
+        assert not (tmp_path / "run").exists()
 
     def test_an_unfinished_run_has_no_report(self, run_copy):
         (run_copy / "report.json").unlink()

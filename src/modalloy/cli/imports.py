@@ -115,10 +115,13 @@ class Import(Verb):
         parser.add_argument("kind", choices=list(_KINDS), help=kinds)
         parser.add_argument("source", type=str, help="the file, folder or hub name to import")
         parser.add_argument("--out", type=str, required=True, help="folder of what is made")
+        groups: dict[str, Any] = {}
         for name, (type_, text) in _OPTIONS.items():
-            takers = ", ".join(kind for kind, each in _KINDS.items() if name in each.takes)
+            takers = " and ".join(kind for kind, each in _KINDS.items() if name in each.takes)
+            if takers not in groups:
+                groups[takers] = parser.add_argument_group(f"options of {takers}")
             several: dict[str, Any] = {"nargs": "+"} if name == "inputs" else {}
-            parser.add_argument(_flag(name), type=type_, default=None, help=f"({takers}) {text}", **several)
+            groups[takers].add_argument(_flag(name), type=type_, default=None, help=text, **several)
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""

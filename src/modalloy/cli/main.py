@@ -4,9 +4,8 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -17,6 +16,7 @@ from modalloy.cli.evaluate import Evaluate
 from modalloy.cli.extract import Extract
 from modalloy.cli.fuse import Fuse
 from modalloy.cli.imports import Import
+from modalloy.cli.parser import USER_MISTAKE, Parser
 from modalloy.cli.report import Report
 from modalloy.cli.run import Run
 from modalloy.cli.search import Search
@@ -37,19 +37,26 @@ VERBS: tuple[Verb, ...] = (
     Import(),
     Doctor(),
 )
-USER_MISTAKE = 2
 INTERRUPTED = 130
 WIDTH_OF_A_FILE = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    stderr = Console(stderr=True, width=_width(sys.stderr.isatty()))
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+        handlers=[RichHandler(console=stderr, show_time=False, show_path=False)],
     )
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _command(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _command(arguments: Sequence[str]) -> int:
     parser = _parser(arguments)
     options = parser.parse_args(arguments)
     verb = next(verb for verb in VERBS if verb.name == options.verb)
@@ -61,40 +68,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.json:
             print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         else:
-            # Rich takes a file or a pipe to be 80 columns wide, and would break the lines.
-            verb.show(result, Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE))
+            verb.show(result, Console(width=_width(sys.stdout.isatty())))
     # An OSError is a folder that can't be written to, a file in a folder's place, a full disk.
     except (ModalloyError, OSError) as error:
-        print(f"modalloy {verb.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog} {verb.name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
     return verb.exit_code(result)
 
 
-class _Parser(ArgumentParser):
-    """Answers a mistake in the arguments with one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the mistake and exits with 2."""
-        command = self.prog.replace(" [options]", "")
-        reason = " ".join(str(message).split())
-        print(f"{command}: {reason} (see {command} --help)", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+def _width(is_terminal: bool) -> int | None:
+    # Rich takes a file or a pipe to be 80 columns wide, and would break the lines.
+    return None if is_terminal else WIDTH_OF_A_FILE
 
 
-def _parser(arguments: Sequence[str]) -> ArgumentParser:
+def _parser(arguments: Sequence[str]) -> Parser:
     # So that the text under a configuration's field is the help of its option.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(
+    parser = Parser(
         prog="modalloy",
         description="One stronger image-text retriever out of the encoders you already have.",
         allow_abbrev=False,
     )
+    parser.verbs = {}
     subcommands = parser.add_subcommands(dest="verb", required=True)
     for verb in VERBS:
-        subparser = _Parser(description=f"{verb.summary} Example: {verb.example}", allow_abbrev=False)
+        subparser = Parser(description=f"{verb.summary} Example: {verb.example}", allow_abbrev=False)
         # To declare its options a verb may have to import what trains, which takes seconds.
         if verb.name in arguments:
             verb.add_arguments(subparser)
@@ -103,6 +101,8 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
             "--threads", type=int | None, default=None, help="threads of the arithmetic; default: the idle cores"
         )
         subcommands.add_subcommand(verb.name, subparser, help=verb.summary)
+        subparser.prog = f"{parser.prog} {verb.name}"
+        parser.verbs[verb.name] = subparser
     return parser
 
 

@@ -1,6 +1,7 @@
 """Turns what a reader found into a checked manifest, and says what had to be left out."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from modalloy.data.images import check_image, open_image, sha256_of_image
 from modalloy.data.item import SPLITS, Item, caption_problem, check_id, check_path
 from modalloy.data.manifest import Manifest
+from modalloy.data.tar_members import split_tar_path
 from modalloy.errors import DataError, ImageError
 from modalloy.files import atomic_path
 from modalloy.progress import track
@@ -62,6 +64,7 @@ def build_manifest(
     *,
     expected: Mapping[str, int] | None = None,
     decode: bool = False,
+    name: str | Path | None = None,
 ) -> tuple[Manifest, list[Reject]]:
     """Checks the records against the files and builds the manifest, with a progress bar if there are many.
 
@@ -83,19 +86,24 @@ def build_manifest(
         root: the folder that the records' paths start from.
         expected: the number of images that a published split has, by split.
         decode: whether to decode each image fully instead of its header alone; slower, finds truncated files.
+        name: what the collection is called in messages; default: `root`.
 
     Raises:
         DataError: two records share an id, a split is unknown, an id or a path can't be used, every image was
             rejected, or a split doesn't have the expected number of images.
     """
     records, root = list(records), Path(root)
+    name = root if name is None else name
     rejects: list[Reject] = []
     splits = _check_structure(records)
     items = tuple(_items(records, splits, root, decode, rejects))
     if not items:
         if not rejects:
-            raise DataError(f"{root}: the collection lists no images; check the path.")
-        raise DataError(f"{root}: none of {len(records)} images can be used; the first: {rejects[0].reason}")
+            raise DataError(f"{name}: the collection lists no images; check the path.")
+        elsewhere = (
+            " If the pictures are elsewhere, name their folder (--images)." if _none_exists(records, root) else ""
+        )
+        raise DataError(f"{name}: none of {len(records)} images can be used; the first: {rejects[0].reason}{elsewhere}")
     manifest = Manifest(root, items)
     _check_expected(manifest, expected or {}, rejects)
     return manifest, rejects
@@ -150,6 +158,11 @@ def _items(
             rejects.append(Reject(as_utf8(record.id), as_utf8(str(error))))
             continue
         yield Item(record.id, record.path, sha256, split, captions, record.family)
+
+
+def _none_exists(records: Sequence[Record], root: Path) -> bool:
+    paths = (root / record.path for record in records)
+    return not any(os.path.lexists(path) or split_tar_path(path) for path in paths)
 
 
 def _check_and_hash(root: Path, relative: str, decode: bool) -> str:

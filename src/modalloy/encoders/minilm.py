@@ -94,7 +94,7 @@ def minilm_folder() -> Path:
         ConfigError: the package isn't installed.
     """
     return packaged_file(
-        MINILM_PACKAGE.replace("-", "_"), "model/model.safetensors", f"pip install {MINILM_PACKAGE}"
+        MINILM_PACKAGE.replace("-", "_"), "model/model.safetensors", "pip install 'modalloy[demo]'"
     ).parent
 
 

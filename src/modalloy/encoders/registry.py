@@ -92,15 +92,11 @@ def _build(built_in: _BuiltIn, spec: str, option: str | None) -> Encoder:
 
 
 def _unknown(spec: str, registered: dict[str, EntryPoint]) -> str:
-    known = [
-        *_BUILT_IN,
-        *(f"{kind}:<model>" for kind in _HUB),
-        *(f"{kind}:<folder>" for kind in sorted(registered)),
-    ]
+    names = [*_BUILT_IN, *_HUB, *sorted(registered)]
     name = spec.partition(":")[0].partition("@")[0]
-    close = difflib.get_close_matches(name, [*_BUILT_IN, *_HUB, *registered], n=1)
+    close = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Unknown encoder {spec!r}.{hint} Known: {', '.join(known)}."
+    return f"Unknown encoder {spec!r}.{hint} Known: {', '.join(names)} (docs/encoders.md)."
 
 
 def relative_spec(spec: str, folder: Path) -> str:

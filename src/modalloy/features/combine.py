@@ -47,7 +47,8 @@ def combine(
         collection=first.collection,
     )
     store = finished_store(folder, description)
-    if store is not None:
+    # An item that was rejected may have been encoded since.
+    if store is not None and torch.equal(store.valid, torch.stack([base.valid for base in bases]).all(0)):
         return store
     ranges = shard_ranges(len(first), first.shard_size)
     made_from = sha256_of_text(" ".join(digest for base in bases for digest in base.shard_digests))

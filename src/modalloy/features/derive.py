@@ -64,7 +64,8 @@ def derive(
         ),
     )
     store = finished_store(folder, description)
-    if store is not None:
+    # An item that was rejected may have been encoded since.
+    if store is not None and torch.equal(store.valid, base.valid):
         return store
     ranges = shard_ranges(len(base), base.shard_size)
     rejects = [Reject(**reject) for reject in base.rejects()]

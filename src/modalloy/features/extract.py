@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, get_args
@@ -11,9 +12,13 @@ from typing import Literal, get_args
 from modalloy.data.manifest import Manifest
 from modalloy.encoders.base import Encoder, Modality
 from modalloy.errors import ConfigError
+from modalloy.features.assembly import Rejection, encode
 from modalloy.features.devices import make_shards_on, require_devices
 from modalloy.features.lock import only_writer
 from modalloy.features.pipeline import Job, Timing, make_shards
+from modalloy.features.preparation import Preparation
+from modalloy.features.ray_data import make_shards_with_ray, require_ray
+from modalloy.features.shard import Reject
 from modalloy.features.sources import Source, source_of
 from modalloy.features.store import FeatureStore
 from modalloy.features.store_manifest import Description
@@ -41,12 +46,14 @@ def extract(
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
     source: Source | None = None,
+    label: str | None = None,
 ) -> FeatureStore:
     """Stores an encoder's features of every image, or every caption, of a collection.
 
     What `folder` already holds of them is kept: a finished store is opened, an interrupted run goes on, and
     after a change of the collection only the shards that changed are made again. An item that can't be
-    encoded keeps its row, without features, and is listed in rejects.jsonl. Besides the manifest, memory
+    encoded keeps its row, without features, and is listed in rejects.jsonl; where one can be encoded when the
+    store is asked for again, as after its picture was put back, its shard is made again. Besides the manifest, memory
     holds some batches and at most three shards' features (being gathered, joined and written).
 
     Args:
@@ -62,10 +69,11 @@ def extract(
         shard_size: items per file.
         progress: shows a bar with the time left on stderr.
         source: the rows, where they aren't the collection's images or captions as they are.
+        label: what the bar and the log call it (default: the encoder's spec and the modality).
 
     Raises:
-        ConfigError: an option is out of range, the encoder doesn't encode `modality`, or a process of its own
-            can't build it.
+        ConfigError: an option is out of range, the encoder doesn't encode `modality`, a process of its own
+            can't build it, or Ray isn't installed.
         FeatureError: the folder holds another encoder's features, another extraction writes to it, the encoder
             breaks its contract, the disk is full, or a process was killed.
 
@@ -85,23 +93,29 @@ def extract(
     description = describe(encoder, modality, source)
     ranges = shard_ranges(len(source), shard_size)
     store = finished_store(folder, description)
-    if store is not None:
+    if store is not None and not _mended(
+        encoder, modality, source, [Reject(**each) for each in store.rejects()], store.shard_size
+    ):
+        _warn_of_rejects(folder, len(store.rejects()), len(store))
         return store
+    if runner == "ray":
+        require_ray()
+    label = f"{encoder.spec} {modality}" if label is None else label
     with only_writer(folder):
         items = tuple(source.digest(rows) for rows in ranges)
         # Absolute, as a process on another machine works elsewhere.
         job = Job(folder.absolute(), description, source, shard_size, items, batch_size, workers, processes)
         writer = StoreWriter(folder, description, source.ids, shard_size, items)
+        writer.make_again(_mended(encoder, modality, source, writer.rejects, shard_size))
         missing, start = writer.missing, perf_counter()
-        with _bar(f"{encoder.spec} {modality}", ranges, missing, progress) as advance:
+        with _bar(label, ranges, missing, progress) as advance:
             timings = _run(runner, devices, encoder, job, missing, advance)
         writer.take_over()
         store = writer.finish()
     if missing:
         rows = sum(len(ranges[index]) for index in missing)
-        _log.info("%s %s: %s", encoder.spec, modality, throughput(rows, perf_counter() - start, timings))
-    if store.rejects():
-        _log.warning("%s: %d of %d items rejected, see rejects.jsonl", folder, len(store.rejects()), len(store))
+        _log.info("%s: %s", label, throughput(rows, perf_counter() - start, timings))
+    _warn_of_rejects(folder, len(store.rejects()), len(store))
     return store
 
 
@@ -128,6 +142,29 @@ def throughput(items: int, seconds: float, timings: Sequence[Timing]) -> str:
     return f"{items:,} items in {seconds:,.1f} s ({speed}; the model waited {share:.0%} of it for its input)"
 
 
+def _mended(
+    encoder: Encoder, modality: Modality, source: Source, rejects: Iterable[Reject], shard_size: int
+) -> set[int]:
+    """The shards with an item that was rejected, but can be encoded now."""
+    prepare, mended = Preparation(encoder, modality, source), set[int]()
+    for reject in rejects:
+        if reject.row // shard_size not in mended:
+            prepared = prepare(reject.row)
+            # Run through the model too: one that it rejects itself would be made again for ever.
+            if not isinstance(prepared, Rejection) and not isinstance(
+                encode(encoder, modality, [prepared])[0], Rejection
+            ):
+                mended.add(reject.row // shard_size)
+    return mended
+
+
+@cache
+def _warn_of_rejects(folder: Path, rejected: int, rows: int) -> None:
+    # A run asks for the same store several times; it's said once.
+    if rejected:
+        _log.warning("%s: %d of %d items rejected, see rejects.jsonl", folder, rejected, rows)
+
+
 def _run(
     runner: Runner,
     devices: Sequence[str],
@@ -141,8 +178,6 @@ def _run(
     if not missing:
         return []
     if runner == "ray":
-        from modalloy.features.ray_data import make_shards_with_ray
-
         return make_shards_with_ray(job, missing, advance)
     if len(devices) > 1:
         return make_shards_on(devices, job, missing, advance)

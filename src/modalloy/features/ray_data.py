@@ -17,6 +17,19 @@ _SHARDS_A_TASK = 4  # within a task the next shard is decoded while the model wo
 _ANSWER = ("rows", "seconds", "waited", "error", "message")
 
 
+def require_ray() -> None:
+    """Refuses to go on without Ray.
+
+    Raises:
+        ConfigError: Ray isn't installed.
+    """
+    try:
+        import ray
+        import ray.data  # noqa: F401
+    except ImportError:
+        raise ConfigError("The runner ray needs Ray, which isn't installed: pip install 'modalloy[ray]'.") from None
+
+
 def make_shards_with_ray(job: Job, missing: Sequence[int], advance: Callable[[int], None]) -> list[Timing]:
     """Makes the missing shards on the Ray cluster that there is, or on one started on this machine.
 
@@ -27,11 +40,10 @@ def make_shards_with_ray(job: Job, missing: Sequence[int], advance: Callable[[in
     Raises:
         ConfigError: Ray isn't installed.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ConfigError("The runner ray needs Ray, which isn't installed: pip install 'modalloy[ray]'.") from None
+    require_ray()
+    import ray
+    import ray.data
+
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
     # The bar and the log are ours.

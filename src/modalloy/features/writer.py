@@ -126,6 +126,16 @@ class StoreWriter:
         """The shards still to be written."""
         return [index for index in range(self._count) if index not in self._records]
 
+    @property
+    def rejects(self) -> list[Reject]:
+        """The rejected items of the shards that there are."""
+        return [reject for index in sorted(self._rejects) for reject in self._rejects[index]]
+
+    def make_again(self, indices: Iterable[int]) -> None:
+        """Counts shards as missing; each stays until its new one replaces it."""
+        for index in indices:
+            del self._records[index], self._rejects[index]
+
     def write(self, index: int, shard: Shard, rejects: Sequence[Reject]) -> None:
         """Writes one shard."""
         self._records[index] = self._shards.write(index, shard, rejects)

@@ -38,6 +38,12 @@ class PairedFeatures:
                     f"{len(ids)} in the manifest); extract them from this manifest."
                 )
 
+    def _rejected(self) -> str:
+        stores = [store for features in (self.image, self.text) for store in features.stores]
+        rejects = {reject["id"]: reject["reason"] for store in stores for reject in store.rejects()}
+        id, reason = next(iter(rejects.items()), ("", ""))
+        return f"; {len(rejects):,} items were rejected, first {id}: {reason}" if rejects else ""
+
     def split(self, *names: str) -> "SplitFeatures":
         """The items of the given splits that every encoder could encode.
 
@@ -52,7 +58,7 @@ class PairedFeatures:
         if not len(caption_rows):
             raise DataError(
                 f"the collection has no usable captioned image in {' or '.join(names)}; "
-                f"its counts are {self.manifest.counts()}."
+                f"its counts are {self.manifest.counts()}{self._rejected()}."
             )
         position = torch.full((len(image_mask),), -1)
         position[image_rows] = torch.arange(len(image_rows))

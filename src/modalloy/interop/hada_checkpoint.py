@@ -173,11 +173,11 @@ def _unpickle(path: str | Path) -> dict[str, Any]:
         ) from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} isn't read: it is damaged, or to be unpickled it needs more than tensors and numbers, "
-            f"which could run code ({_first_line(error)}); save its state dicts alone."
+            f"{path} isn't a PyTorch checkpoint that can be read: it is damaged, or holds more than tensors and "
+            f"numbers, which could run code ({_first_line(error)}); save its state dicts alone."
         ) from None
-    except Exception as error:  # torch.load raises nearly anything for a damaged file
-        raise CheckpointError(f"{path} isn't a PyTorch checkpoint ({_first_line(error)}); copy it again.") from None
+    except Exception:  # torch.load raises nearly anything for a damaged file
+        raise CheckpointError(f"{path} isn't a PyTorch checkpoint, or is damaged; copy it again.") from None
     if not isinstance(checkpoint, dict) or not set(checkpoint) >= _ENTRIES:
         held = sorted(map(str, checkpoint))[:8] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(f"{path} isn't a HADA checkpoint: it must hold {sorted(_ENTRIES)}, got {held}.")

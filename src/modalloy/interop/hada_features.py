@@ -32,7 +32,7 @@ from modalloy.interop.hada_layout import (
     find_encoders,
     read_captions,
 )
-from modalloy.interop.imported_store import FeatureFile, Read, features_of, fill, sample
+from modalloy.interop.imported_store import FeatureFile, Read, features_of, fill, remove_copies_from, sample
 from modalloy.interop.npz import Array, read_npz
 
 LAYOUT = "hada-features-1"
@@ -49,8 +49,9 @@ def import_hada_features(
     """Makes feature stores and a manifest of features in the authors' folder layout; an interrupted run goes on.
 
     Gives `out/manifest.jsonl`, `out/<encoder>/{image,text}` (spec "features:out/<encoder>") and augmented copies in
-    `out/<encoder>/image/augment-<0, 1, ...>`, whose rows are the images that have them. A file that is missing, damaged
-    or odd rejects its rows, and so does a caption that differs from the JSON file's; no row is ever shifted.
+    `out/<encoder>/image/augment-<0, 1, ...>`, whose rows are the images that have them; an earlier import's copies
+    beyond these are removed. A file that is missing, damaged or odd rejects its rows, and so does a caption that
+    differs from the JSON file's; no row is ever shifted.
 
     Without `images` an item's path and checksum are those of its first feature file, so that it has no picture to
     show. The weights aren't there to be hashed, so the contents of the first 16 usable files stand for them in an
@@ -125,6 +126,7 @@ class _Import:
             made["augmented"] = [
                 _summary(self._augmented(images, copy, number, ids)) for copy, (number, ids) in enumerate(used)
             ]
+            remove_copies_from(images.folder, len(used))
         if self.encoder.texts is not None:
             made["text"] = _summary(self._texts(self.encoder.texts))
         return made

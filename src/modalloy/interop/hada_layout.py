@@ -68,8 +68,11 @@ def find_encoders(root: Path, collection: str) -> list[EncoderFolder]:
     Raises:
         DataError: there is none, or two have one name.
     """
+    if not root.is_dir():
+        problem = "is no folder" if root.exists() else "doesn't exist"
+        raise DataError(f"{root} {problem}; name the folder that holds the authors' features.")
     encoders = []
-    for output in sorted(root.glob(f"*{_OUTPUT}")) if root.is_dir() else ():
+    for output in sorted(root.glob(f"*{_OUTPUT}")):
         name = output.name.removesuffix(_OUTPUT)
         images, texts = _folder(output / collection / "images"), _folder(output / collection / "texts")
         if name and not output.name.endswith(_AUGMENTED) and (images or texts):

@@ -1,9 +1,11 @@
 """Fills a feature store with features that were made elsewhere, from one .npz file or more, shard by shard."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,14 @@ def fill(
             ]
             writer.write(index, assemble(answers, description.dim, description.width), rejects)
         return writer.finish()
+
+
+def remove_copies_from(folder: Path, first: int) -> None:
+    """Removes the augmented copies of an earlier import from number `first` on: all that are there are counted."""
+    copies = list(takewhile(Path.is_dir, (folder / f"augment-{copy}" for copy in count(first))))
+    # From the last one, so that after an interruption the next import finds the others.
+    for copy in reversed(copies):
+        shutil.rmtree(copy)
 
 
 def features_of(embedding: Array, tokens: Array) -> Features | Rejection:

@@ -72,5 +72,5 @@ def _load(path: Path) -> Any:
             "weights_only=False)['state_dict']; torch.save({'state_dict': kept}, 'OUT')\" and import OUT."
         ) from None
     # Damaged files make torch raise nearly anything.
-    except Exception as error:
-        raise CheckpointError(f"{path} isn't a checkpoint of PyTorch, or is damaged ({one_line(error)}).") from None
+    except Exception:
+        raise CheckpointError(f"{path} isn't a PyTorch checkpoint, or is damaged; copy it again.") from None

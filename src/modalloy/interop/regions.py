@@ -94,10 +94,12 @@ def import_regions(
         What was made, fit for JSON: the spec, the folder, counts and the number of rejects.
 
     Raises:
-        DataError: none of the files can be used.
+        DataError: the folder isn't there, or none of the files can be used.
         FeatureError: `out` holds other features.
     """
     folder, out, choice = Path(folder), Path(out), choice or RegionChoice()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; name the one that holds the region features, <image id>.npz.")
     source = source_of(manifest, "image")
     files = [FeatureFile(folder / f"{item.id}.npz", range(row, row + 1)) for row, item in enumerate(manifest)]
     read = partial(_read, files, choice)

@@ -169,6 +169,13 @@ class _FitProgress(Callback):
         assert self._task is not None
         self._progress.advance(self._task)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._task is not None
+        task = self._progress.tasks[self._task]
+        if not task.finished and trainer.current_epoch < (trainer.max_epochs or 0):
+            # A bar that stays at a half would look aborted.
+            self._progress.update(self._task, description=f"{self._description} (stopped early)", total=task.completed)
+
 
 class _EpochRecord(Checkpoint):
     """At each epoch's end: the line of metrics, the checkpoint, and whether to stop.

@@ -4,13 +4,20 @@ import logging
 from pathlib import Path
 
 from modalloy.data import Manifest, demo_manifest, read_collection
+from modalloy.data.build import Reject
+from modalloy.errors import DataError
 
 DEMO = "demo"
 _log = logging.getLogger(__name__)
 
 
 def open_collection(path: str | Path, images: str | Path | None = None) -> Manifest:
-    """Reads a collection, warns about what it had to leave out, and logs its counts.
+    """What `open_with_rejects` gives, without the rejects."""
+    return open_with_rejects(path, images)[0]
+
+
+def open_with_rejects(path: str | Path, images: str | Path | None = None) -> tuple[Manifest, list[Reject]]:
+    """Reads a collection, warns about what it had to leave out, which it gives too, and logs its counts.
 
     Args:
         path: "demo" for the set that comes with modalloy, or what `read_collection` takes: a file, a folder, or
@@ -18,8 +25,13 @@ def open_collection(path: str | Path, images: str | Path | None = None) -> Manif
         images: folder of the pictures, where the collection is a file that names them only.
 
     Raises:
-        DataError: there is no collection, or it breaks the rules of a manifest.
+        DataError: there is no collection or no such folder of pictures, or it breaks the rules of a manifest.
     """
+    if images is not None and str(path) == DEMO:
+        raise DataError(f"the demo has pictures of its own, so leave out the image folder {images} (images=null).")
+    if images is not None and not Path(images).is_dir():
+        raise DataError(f"the image folder {images} isn't there; check the path.")
+    rejects: list[Reject] = []
     if str(path) == DEMO:
         manifest = demo_manifest()
     else:
@@ -29,7 +41,7 @@ def open_collection(path: str | Path, images: str | Path | None = None) -> Manif
         if len(rejects) > 10:
             _log.warning("left out: %d more; `modalloy doctor` lists all", len(rejects) - 10)
     _log.info("%s: %s", path, counts_line(manifest))
-    return manifest
+    return manifest, rejects
 
 
 def counts_line(manifest: Manifest) -> str:

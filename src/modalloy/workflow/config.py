@@ -14,6 +14,7 @@ from modalloy.training.align import AlignConfig
 from modalloy.workflow.collections import DEMO
 from modalloy.workflow.features import ExtractConfig
 from modalloy.workflow.fuse import SYSTEMS, FusionConfig
+from modalloy.workflow.mistakes import mistakes
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -64,6 +65,8 @@ class RunConfig:
     """How features are extracted."""
     threads: int | None = None
     """Threads of the arithmetic; by default as many as there are idle cores."""
+    features: str | None = None
+    """Folder of the features, to share it between runs and with `modalloy extract`; by default in the run directory."""
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.inputs]
@@ -108,6 +111,9 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
         raise ConfigError(f"{path} must hold keys and values, got {type(values).__name__}.")
     for key, value in (overrides or {}).items():
         _set(values, key.split("."), value)
+    for key, mistake in mistakes(RunConfig, values):
+        overridden = next((each for each in overrides or {} if f"{key}.".startswith(f"{each}.")), None)
+        raise ConfigError(f"{path if overridden is None else f'--set {overridden}'}: {mistake}")
     try:
         return parser.instantiate(parser.parse_object({"run": values})).run
     except (ArgumentError, TypeError, ValueError) as error:
@@ -116,11 +122,16 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
         raise ConfigError(f"{path}: {error}") from None
 
 
+def features_folder(config: RunConfig) -> Path:
+    """Where a run's features are: in its directory, if nowhere else is named."""
+    return Path(config.folder) / "features" if config.features is None else Path(config.features)
+
+
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Writes the whole configuration as YAML that `load_config` reads, from whatever folder it is used again."""
     here = Path.cwd()
     values = config.to_dict()
-    for name in ("collection", "images"):
+    for name in ("collection", "images", "features"):
         if values[name] not in (None, DEMO):
             values[name] = str(here / values[name])
     for each in values["inputs"]:

@@ -14,7 +14,7 @@ from modalloy.files import read_json
 from modalloy.fusion.alloy import FORMAT as ALLOY_FORMAT
 from modalloy.search import GALLERY, Searcher
 from modalloy.workflow.collections import DEMO, counts_line
-from modalloy.workflow.config import load_config
+from modalloy.workflow.config import features_folder, load_config
 from modalloy.workflow.features import Collection
 
 Result = TypeVar("Result")
@@ -60,19 +60,35 @@ def examine(path: str | Path, images: str | Path | None = None) -> dict[str, Any
 
 def _examine_run(folder: Path, findings: "_Findings") -> None:
     config = load_config(folder / "config.yaml", {"folder": str(folder)})
-    features = Collection(Manifest(folder, ()), folder / "features", config.extraction)
+    features = Collection(Manifest(folder, ()), features_folder(config), config.extraction)
+    finished = (folder / "report.json").exists()
+
+    def due(path: Path) -> bool:
+        # What an unfinished run hasn't made yet is no problem of its own.
+        return finished or path.exists()
+
+    def stored(store: Path) -> None:
+        if due(store / "manifest.json"):
+            findings.features(store)
+
     for position, each in enumerate(config.inputs, start=1):
-        encoder = findings.encoder(each.encoder or f"hacan:{folder / 'inputs' / str(position)}")
+        aligned = folder / "inputs" / str(position)
+        if each.encoder is None and not due(aligned):
+            continue
+        encoder = findings.encoder(each.encoder or f"hacan:{aligned}")
         if encoder is not None:
             # Stores that no input reads, left by an earlier configuration, don't matter.
             for modality in encoder.modalities:
-                findings.features(features.folder(encoder, modality))
+                stored(features.folder(encoder, modality))
             for copy in range(features.copies(encoder)):
-                findings.features(features.folder(encoder, "image", copy))
-    findings.encoder(f"alloy:{folder}")
-    findings.check(f"galleries in {folder / GALLERY}", lambda: Searcher.open(folder / GALLERY))
-    if not (folder / "report.json").exists():
-        findings.error(f"{folder} isn't finished (no report.json); `modalloy run` goes on with it.")
+                stored(features.folder(encoder, "image", copy))
+    if due(folder / "config.json"):
+        findings.encoder(f"alloy:{folder}")
+    if due(folder / GALLERY):
+        findings.check(f"galleries in {folder / GALLERY}", lambda: Searcher.open(folder / GALLERY))
+    if not finished:
+        command = f"modalloy run {folder / 'config.yaml'}"
+        findings.error(f"{folder} isn't finished (no report.json); `{command}` goes on with it.")
 
 
 class _Findings:
@@ -89,7 +105,15 @@ class _Findings:
         self.problems.extend(check_collection(manifest))
 
     def features(self, folder: Path) -> None:
-        for problem in self.check(f"features in {folder}", lambda: FeatureStore.open(folder).verify()) or []:
+        def look() -> list[str]:
+            store = FeatureStore.open(folder)
+            problems = store.verify()
+            if not problems:
+                counts = f"{len(store):,} rows, {len(store.rejects()):,} rejected"
+                self.checked[-1] += f": {store.spec} {store.modality}, {counts}"
+            return problems
+
+        for problem in self.check(f"features in {folder}", look) or []:
             self.error(problem)
 
     def encoder(self, spec: str) -> Encoder | None:

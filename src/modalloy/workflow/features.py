@@ -11,7 +11,7 @@ from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest
 from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders import Encoder, Fingerprint, Modality
-from modalloy.errors import ConfigError, FeatureError
+from modalloy.errors import ConfigError, FeatureError, ModalloyError
 from modalloy.features import FeatureStore, combine, derive, extract
 from modalloy.features.devices import available_devices
 from modalloy.features.extract import Runner
@@ -100,6 +100,7 @@ class Collection:
             devices=self.extraction.chosen_devices(),
             runner=self.extraction.runner,
             source=self.source(modality, copy),
+            label=None if copy is None else f"{encoder.spec} image, copy {copy + 1} of {self.extraction.augmentations}",
         )
 
     def augmented(self, encoder: Encoder) -> list[FeatureStore]:
@@ -151,10 +152,17 @@ class Collection:
         except FeatureError:
             # Unfinished or damaged: what is missing is extracted.
             return self.store(encoder.backbone(modality), modality, copy)
-        if store.collection == self.source(modality, copy).digest():
+        if store.collection != self.source(modality, copy).digest():
+            # Of the collection, or of the augmentation, as it was: what changed is extracted.
+            return self.store(encoder.backbone(modality), modality, copy)
+        if not store.rejects():
             return store
-        # Of the collection, or of the augmentation, as it was: what changed is extracted.
-        return self.store(encoder.backbone(modality), modality, copy)
+        try:
+            backbone = encoder.backbone(modality)
+        except ModalloyError:
+            return store
+        # What was rejected is tried again.
+        return self.store(backbone, modality, copy)
 
     def paired(self, encoders: Sequence[Encoder], augmented: bool = False) -> PairedFeatures:
         """The image and text features of dual encoders.

@@ -45,6 +45,9 @@ SHORT_NAMES: dict[str, Method] = dict(
     zip(("mean", "tuned", "concat-linear", "concat-wide", "hada-1", "hada"), METHODS, strict=True)
 )
 
+# Of the towers, by the name of their folder.
+_LABELS = {"hada": "HADA", **{name: SHORT_NAMES[name] for name in ("concat-linear", "concat-wide")}}
+
 
 @dataclass(frozen=True)
 class FusionConfig:
@@ -177,16 +180,17 @@ class FusionFit:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fuser = TowerFuser(towers, self.shapes)
-        return self._trained(fuser, self.config.first_stage, f"{name} stage 1", seed)
+        return self._trained(fuser, self.config.first_stage, name, 1, seed)
 
     def _both_stages(self, towers: TowerConfig, name: str, seed: int) -> TowerFuser:
         first = self._first_stage(towers, name, seed)
         fuser = first.second_stage(self._weighted_inputs())
-        return self._trained(fuser, self.config.second_stage, f"{name} stage 2", seed)
+        return self._trained(fuser, self.config.second_stage, name, 2, seed)
 
-    def _trained(self, fuser: TowerFuser, training: FusionTraining, name: str, seed: int) -> TowerFuser:
-        folder = self.folder / name.replace(" ", "-") / f"seed-{seed}"
-        fit_fuser(fuser, replace(training, seed=seed), self.train, self.validation, folder, f"{name}, seed {seed}")
+    def _trained(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
+        folder = self.folder / f"{name}-stage-{stage}" / f"seed-{seed}"
+        label = f"{_LABELS[name]} stage {stage}, seed {seed}"
+        fit_fuser(fuser, replace(training, seed=seed), self.train, self.validation, folder, label)
         return fuser
 
     def _weighted_inputs(self) -> tuple[int, ...]:

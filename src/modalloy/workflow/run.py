@@ -11,17 +11,20 @@ from typing import Any, Self
 import torch
 
 from modalloy import __version__
+from modalloy.data import Manifest
+from modalloy.data.build import Reject
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import DataError
 from modalloy.evaluation import Ranks, compare, rank_average, rank_queries
+from modalloy.features.ray_data import require_ray
 from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
 from modalloy.workflow.align import align_backbones
-from modalloy.workflow.collections import open_collection
-from modalloy.workflow.config import InputConfig, RunConfig, load_config, save_config
+from modalloy.workflow.collections import open_with_rejects
+from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fuse import METHODS, RANK_AVERAGE, UNTRAINED, FusionFit, Method, validation_split
 from modalloy.workflow.index import index
@@ -30,7 +33,7 @@ from modalloy.workflow.report import write_run_report
 DELIVERED: Method = "HADA stage 2"
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
 # Where things are and how fast they are made; the collection's contents enter the fingerprint themselves.
-_DECIDE_NOTHING = ("collection", "folder", "images", "extraction", "threads")
+_DECIDE_NOTHING = ("collection", "folder", "images", "extraction", "threads", "features")
 REFERENCES: tuple[Method, Method] = ("HADA stage 2", "HADA stage 1")
 
 
@@ -72,6 +75,8 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Does every step that isn't done yet, and returns what `report.json` holds."""
+        if self.config.extraction.runner == "ray":
+            require_ray()
         self._settle_threads()
         save_config(self.config, self.folder / "config.yaml")
         fingerprint = self._fingerprint()
@@ -110,8 +115,7 @@ class Run:
     @cached_property
     def collection(self) -> Collection:
         """The images, the captions and the folder of their features."""
-        manifest = open_collection(self.config.collection, self.config.images)
-        return Collection(manifest, self.folder / "features", self.config.extraction)
+        return Collection(self._opened[0], features_folder(self.config), self.config.extraction)
 
     @cached_property
     def encoders(self) -> list[Encoder]:
@@ -172,14 +176,20 @@ class Run:
             set_threads(threads)
         write_json(path, {"threads": torch.get_num_threads()})
 
+    @cached_property
+    def _opened(self) -> tuple[Manifest, list[Reject]]:
+        """The collection, and what had to be left out of it."""
+        return open_with_rejects(self.config.collection, self.config.images)
+
     def _require_splits(self) -> None:
         """Finds what would stop the run halfway before its work begins."""
-        counts = self.collection.manifest.counts()
+        counts, rejects = self.collection.manifest.counts(), self._opened[1]
+        why = f"; {len(rejects):,} were left out, first {rejects[0].id}: {rejects[0].reason}" if rejects else ""
         for split in ("train", validation_split(list(counts)), "test"):
             if not counts.get(split, {"captions": 0})["captions"]:
                 raise DataError(
                     f"{self.config.collection} has no captioned image in {split!r}, which a run needs; "
-                    f"its counts are {counts}."
+                    f"its counts are {counts}{why}."
                 )
 
     def _fit(self) -> Alloy:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from modalloy.data.readers.collection import MAX_TEXT_BYTES
 from modalloy.data.readers.folder import read_folder
 from modalloy.errors import DataError
 
@@ -90,3 +91,14 @@ def test_nothing_there(tmp_path):
         read_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no images"):
         read_folder(tmp_path)
+
+
+def test_a_huge_sidecar_is_not_read_and_leaves_its_picture_out(tmp_path, picture):
+    picture("x/a.png").with_suffix(".txt").write_text("x" * (MAX_TEXT_BYTES + 1))
+    with pytest.raises(DataError, match=r"none of 1 images can be used; the first: .*a\.txt has 1,048,577 bytes"):
+        read_folder(tmp_path)
+    picture("b.png").with_suffix(".txt").write_text("x" * MAX_TEXT_BYTES)
+    collection = read_folder(tmp_path)
+    assert [(one.path, len(one.captions[0])) for one in collection.records] == [("b.png", MAX_TEXT_BYTES)]
+    (reject,) = collection.rejects
+    assert reject.id == "x:a.png" and "at most 1,048,576 are allowed" in reject.reason

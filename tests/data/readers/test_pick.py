@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 
@@ -128,3 +129,36 @@ def test_unclear_or_unknown(pictures):
         (pictures / name).write_text(FORMS["dataset_x.json"])
     with pytest.raises(DataError, match=re.escape("several collections (dataset_a.json, dataset_b.json); name one")):
         read_collection(pictures)
+
+
+def test_what_is_read_of_a_folder_with_several_lists_is_logged(pictures, caplog):
+    caplog.set_level(logging.INFO)
+    (pictures / "rejects.jsonl").touch()
+    read_collection(pictures)
+    assert caplog.messages == []
+    (pictures / "captions.csv").write_text(FORMS["metadata.csv"])
+    assert read_collection(pictures)[0].captions == []
+    assert caplog.messages == [f"{pictures}: read by its pictures; not by captions.csv: name a list to read that one"]
+    caplog.clear()
+    for name, form in FORMS.items():
+        (pictures / name).write_text(form)
+    assert read_collection(pictures)[0].captions == ["A."]
+    (message,) = caplog.messages
+    assert "read by dataset_x.json; not by captions.csv, metadata.csv, metadata.jsonl:" in message
+    caplog.clear()
+    read_collection(pictures / "captions.csv")
+    assert caplog.messages == []
+
+
+def test_a_collection_without_images_is_named(tmp_path, monkeypatch, picture):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w3.json").write_text("[]")
+    with pytest.raises(DataError, match=r"^w3\.json: the collection lists no images"):
+        read_collection("w3.json")
+    (tmp_path / "rows.csv").write_text("path,caption\nx/a.png,A.\n")
+    hint = r"elsewhere, name their folder \(--images\)\.$"
+    with pytest.raises(DataError, match=rf"^rows\.csv: none of 1 images .*doesn't exist; .*{hint}"):
+        read_collection("rows.csv")
+    picture("x/a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.png is empty; replace the file\.$"):
+        read_collection("rows.csv")

@@ -110,7 +110,9 @@ def test_csv_row_that_ends_early_loses_only_its_caption(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "rows.csv:1: no column of image paths; call it one of path"),
+        ("", "rows.csv is empty; its first line should name the columns"),
+        ("\n \n", "rows.csv is empty"),
+        ("\npath,caption\n", "rows.csv:1: no column of image paths; call it one of path"),
         ("id,caption\n1,A.\n", "rows.csv:1: no column of image paths"),
         ("path,caption\na,A cat, a dog.\n", "rows.csv:2: 3 values for 2 columns; put quotes"),
         ("path,caption\na," + "x" * 200_000 + "\n", "rows.csv:2: not CSV (field larger"),
@@ -164,3 +166,30 @@ def test_numbered_captions_of_one_row(tmp_path, suffix):
         path.write_text("".join(json.dumps({"path": a, "caption_0": b, "caption_1": c}) + "\n" for a, b, c in rows))
         records = read_jsonl(path).records
     assert [record.captions for record in records] == [("A cat.", "A pet."), ("A dog.", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("capton", "caption"), ("txt", "text"), ("sentance", "sentence"), ("image_caption", "caption")],
+)
+def test_a_misspelt_column_of_captions_is_named(tmp_path, name, meant):
+    said = rf"no column of captions; did you mean '{name}' to be '{meant}'\? Known names:"
+    with pytest.raises(DataError, match=rf"rows\.csv:1: {said} caption, text"):
+        read_csv(table(tmp_path, f"path,{name},split\na.png,A.,val\n"))
+    with pytest.raises(DataError, match=rf"rows\.jsonl: {said} captions, caption, text"):
+        read_jsonl(jsonl(tmp_path, f'{{"path": "a.png"}}\n{{"path": "b.png", "{name}": "A."}}\n'))
+
+
+def test_a_list_of_captions_is_for_json_alone_and_keys_are_lower_case_there(tmp_path):
+    with pytest.raises(DataError, match="did you mean 'captions' to be 'caption'"):
+        read_csv(table(tmp_path, "path,captions\na.png,A.\n"))
+    with pytest.raises(DataError, match="did you mean 'Captions' to be 'captions'"):
+        read_jsonl(jsonl(tmp_path, '{"path": "a.png", "Captions": ["A."]}'))
+
+
+@pytest.mark.parametrize("columns", ["width", "caption,capton", "caption_0,capton", "option"])
+def test_other_columns_are_passed_over(tmp_path, columns):
+    names = columns.split(",")
+    assert len(read_csv(table(tmp_path, f"path,{columns}\na.png{',1' * len(names)}\n")).records) == 1
+    row = json.dumps({"path": "a.png", **dict.fromkeys(names, "1")})
+    assert len(read_jsonl(jsonl(tmp_path, row)).records) == 1

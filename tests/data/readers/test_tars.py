@@ -9,7 +9,8 @@ from PIL import Image
 from modalloy.data.build import Reject, write_rejects
 from modalloy.data.doctor import check_collection
 from modalloy.data.readers import read_collection
-from modalloy.data.readers.tars import MAX_TEXT_BYTES, read_tars
+from modalloy.data.readers.collection import MAX_TEXT_BYTES
+from modalloy.data.readers.tars import read_tars
 from modalloy.errors import DataError
 
 
@@ -52,7 +53,7 @@ def test_samples_are_members_with_the_same_key(tmp_path):
     collection = read_tars([shard(tmp_path / "000.tar", members)], tmp_path, "tune")
     assert collection.root == tmp_path
     assert [(one.id, one.path, one.split, one.captions) for one in collection.records] == [
-        ("000.tar:x:1.png", "000.tar/x/1.png", "tune", ("A cat.\n",)),
+        ("000.tar:x:1.png", "000.tar/x/1.png", "tune", ("A cat.",)),
         ("000.tar:2.JPG", "000.tar/2.JPG", "tune", ("B.", "C.")),
         ("000.tar:3.webp", "000.tar/3.webp", "tune", ()),
     ]
@@ -62,7 +63,9 @@ def test_samples_are_members_with_the_same_key(tmp_path):
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ({"1.txt": "A.\n", "1.json": '{"caption": "A."}'}, ("A.\n",)),
+        ({"1.txt": "A.\n", "1.json": '{"caption": "A."}'}, ("A.",)),
+        ({"1.txt": "A.\n\nB.\n", "1.json": '{"caption": "B."}'}, ("A.", "B.")),
+        ({"1.txt": "\n \n"}, ("",)),
         ({"1.txt": "A.", "1.json": '{"captions": ["B.", "A."]}'}, ("A.", "B.")),
         ({"1.json": '{"text": "A."}'}, ("A.",)),
         ({"1.json": '{"caption": null, "texts": ["A."]}'}, ("A.",)),
@@ -144,11 +147,12 @@ def test_a_damaged_tar_gives_what_is_whole_and_the_others_are_read(tmp_path):
 
 def test_nothing_that_can_be_used_is_an_error(tmp_path):
     with pytest.raises(
-        DataError, match=r"1 tars hold no sample with a picture .*first of .*: a\.tar/1: the sample has"
+        DataError, match=r"a\.tar holds no sample with a picture .*first of .*: a\.tar/1: the sample has"
     ):
         read_tars([shard(tmp_path / "a.tar", {"1.txt": "A."})], tmp_path)
-    with pytest.raises(DataError, match=r"can be used\.$"):
-        read_tars([shard(tmp_path / "a.tar", {})], tmp_path)
+    tars = [shard(tmp_path / "a.tar", {}), shard(tmp_path / "b.tar", {})]
+    with pytest.raises(DataError, match=r": 2 tars hold no sample .*can be used\.$"):
+        read_tars(tars, tmp_path)
 
 
 @pytest.mark.parametrize("given", ["", "{train,val}-{0..1}.tar"])

@@ -54,7 +54,7 @@ def _one_line(error: pytest.ExceptionInfo[Any]) -> str:
 
 def test_a_missing_model_offline_gives_one_clear_line(offline: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"no folder 'openai/clip', .* HF_HUB_OFFLINE is set, and it isn't in"
+        ConfigError, match=r"no folder 'openai/clip', and HF_HUB_OFFLINE is set, but .*hf download openai/clip\.$"
     ) as error:
         load_encoder("clip:openai/clip")
     _one_line(error)
@@ -69,7 +69,7 @@ def test_the_environment_variable_is_respected(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     last = ended.stderr.strip().splitlines()[-1]
-    assert "There is no folder 'openai/clip-vit-base-patch32', and as a model's name HF_HUB_OFFLINE is set" in last
+    assert "There is no folder 'openai/clip-vit-base-patch32', and HF_HUB_OFFLINE is set, but" in last
 
 
 def _cache(cache: Path, folder: Path, commit: str = COMMIT, ref: str = "main") -> None:
@@ -105,7 +105,7 @@ def test_a_branch_a_tag_or_a_commit_may_be_named(offline: Path, saved: Path, cli
     assert branch.fingerprint("text").revision == OTHER
     assert branch.fingerprint("text").weights_sha256 != main.fingerprint("text").weights_sha256
     assert load_encoder(f"clip:tiny/clip@{OTHER}").fingerprint("text") == branch.fingerprint("text")
-    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set, and it isn't in the hub's cache"):
+    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE is set.* of this name and revision.* --revision none"):
         load_encoder("clip:tiny/clip@none")
 
 

@@ -1,9 +1,10 @@
 """Readers of the forms that collections come in; `read_collection` picks one by what it finds.
 
 Karpathy's JSON (karpathy.py), the caption lists of BLIP and ALBEF (caption_list.py), JSON lines and CSV tables
-(table.py), Flickr's own caption files (flickr_token.py), webdataset tars (tars.py), and a folder of images with or
-without sidecar captions (folder.py). Each gives a `Collection`: records not yet checked, and the folder that
-their paths start from. The sizes of published benchmarks are in benchmarks.py.
+(table.py) and those in folders named after splits (split_tables.py), Flickr's own caption files (flickr_token.py),
+webdataset tars (tars.py), and a folder of images with or without sidecar captions (folder.py). Each gives a
+`Collection`: records not yet checked, and the folder that their paths start from. The sizes of published benchmarks
+are in benchmarks.py.
 """
 
 from modalloy.data.readers.caption_list import read_caption_lists

@@ -11,6 +11,9 @@ from modalloy.data.build import SPLIT_ALIASES, Record, Reject
 from modalloy.data.json_kind import json_kind
 from modalloy.errors import DataError
 
+MAX_TEXT_BYTES = 2**20
+"""A larger caption file isn't read."""
+
 _NUMBERED = re.compile(r"captions?_?[0-9]+")
 
 
@@ -68,6 +71,16 @@ def captions_of(value: Any, where: str) -> tuple[str, ...]:
             inside = "a list with " if isinstance(value, list) else ""
             raise DataError(f"{where}: captions must be a text or a list of texts, got {inside}{json_kind(text)}.")
     return tuple(texts)
+
+
+def captions_of_lines(text: str) -> tuple[str, ...]:
+    """The captions that a text file beside a picture holds, one a line.
+
+    >>> captions_of_lines("A cat.\\n\\nA pet.\\n")
+    ('A cat.', 'A pet.')
+    """
+    # Blank lines only lay the file out; but a file with nothing else was meant to hold a caption.
+    return tuple(line for line in text.split("\n") if line.strip()) or ("",)
 
 
 def read_text(path: Path) -> str:

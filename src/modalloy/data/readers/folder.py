@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from modalloy.data.build import SPLIT_ALIASES, Record
+from modalloy.data.build import SPLIT_ALIASES, Record, Reject, as_utf8
 from modalloy.data.images import SUFFIXES
-from modalloy.data.readers.collection import Collection, id_of_path, read_text
+from modalloy.data.readers.collection import MAX_TEXT_BYTES, Collection, captions_of_lines, id_of_path, read_text
 from modalloy.errors import DataError
 
 
@@ -14,9 +14,9 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
     """Reads all images in a folder and its subfolders, in the order of their paths.
 
     The captions of `cat.jpg` are the lines of `cat.txt` beside it; without that file the image has none, and
-    can still be indexed. Images under a top folder named after a split (`train`, `val`, `tune`, `test`,
-    `validation`, ...) belong to that split, all others to `split`. An item's id is its path, ":" for "/".
-    Hidden files are passed over, and links to folders aren't followed.
+    can still be indexed; with one of more than `MAX_TEXT_BYTES` it is left out. Images under a top folder named
+    after a split (`train`, `val`, `tune`, `test`, `validation`, ...) belong to that split, all others to `split`.
+    An item's id is its path, ":" for "/". Hidden files are passed over, and links to folders aren't followed.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -37,10 +37,17 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
     paths = sorted(image_paths(root))
     if not paths:
         raise DataError(f"{root} holds no images; a picture's name ends in one of {', '.join(SUFFIXES)}.")
-    return Collection(
-        root,
-        tuple(Record(id_of_path(path), path, _split(path, split), _captions(root / path)) for path in paths),
-    )
+    records: list[Record] = []
+    rejects: list[Reject] = []
+    for path in paths:
+        sidecar = (root / path).with_suffix(".txt")
+        if (problem := _too_large(sidecar)) is not None:
+            rejects.append(Reject(as_utf8(id_of_path(path)), as_utf8(problem)))
+        else:
+            records.append(Record(id_of_path(path), path, _split(path, split), _captions(sidecar)))
+    if not records:
+        raise DataError(f"{root}: none of {len(paths)} images can be used; the first: {rejects[0].reason}")
+    return Collection(root, tuple(records), rejects=tuple(rejects))
 
 
 def image_paths(root: Path) -> Iterator[str]:
@@ -57,9 +64,12 @@ def _split(path: str, default: str) -> str:
     return SPLIT_ALIASES.get(top.lower(), default) if slash else default
 
 
-def _captions(image: Path) -> tuple[str, ...]:
-    sidecar = image.with_suffix(".txt")
-    if not sidecar.is_file():
-        return ()
-    # Blank lines only lay the file out; but a file with nothing else was meant to hold a caption.
-    return tuple(line for line in read_text(sidecar).split("\n") if line.strip()) or ("",)
+def _too_large(sidecar: Path) -> str | None:
+    size = sidecar.stat().st_size if sidecar.is_file() else 0
+    if size <= MAX_TEXT_BYTES:
+        return None
+    return f"{sidecar} has {size:,} bytes; at most {MAX_TEXT_BYTES:,} are allowed for captions: make it smaller."
+
+
+def _captions(sidecar: Path) -> tuple[str, ...]:
+    return captions_of_lines(read_text(sidecar)) if sidecar.is_file() else ()

@@ -1,5 +1,6 @@
 """Picks the reader for a path by what is found there."""
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from modalloy.data.readers.collection import Collection, text_lines
 from modalloy.data.readers.flickr_token import read_token
 from modalloy.data.readers.folder import image_paths, read_folder
 from modalloy.data.readers.karpathy import read_karpathy
+from modalloy.data.readers.split_tables import is_split_table, read_split_tables, split_tables
 from modalloy.data.readers.table import read_csv, read_jsonl
 from modalloy.data.readers.tars import read_tars
 from modalloy.errors import DataError
@@ -29,6 +31,7 @@ _TABLES: dict[str, Callable[..., Collection]] = {
     ".token.txt": read_token,
 }
 _INDEX_FILES = ("manifest.jsonl", "dataset_*.json", "metadata.jsonl", "metadata.csv")
+_OWN_FILES = ("rejects.jsonl", "provenance.jsonl", "source.json", "dataset_info.json", "dataset_dict.json")
 _HUGGING_FACE = ("dataset_dict.json", "state.json", "*.parquet", "data/*.parquet")
 _COMPRESSED_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _KNOWN = (
@@ -37,6 +40,7 @@ _KNOWN = (
     "lists or tars such as shards/{000..012}.tar; a Hugging Face dataset is imported first "
     "(modalloy import dataset)"
 )
+_log = logging.getLogger(__name__)
 
 
 def read_collection(
@@ -48,8 +52,9 @@ def read_collection(
     or ALBEF; .jsonl as a saved manifest (taken as it is) or as rows; .csv, .tsv and .txt as a table; .token as
     Flickr's captions; .tar as a webdataset tar. Several lists or tars make one collection when named by braces:
     `coco_karpathy_{train,val,test}.json`, `shards/{000..012}.tar`. In a folder a manifest.jsonl,
-    dataset_*.json, metadata.jsonl, metadata.csv, caption lists (*_train.json, *_val.json, *_test.json) and
-    tars are looked for, in this order; without them its images are read, with sidecar captions.
+    dataset_*.json, metadata.jsonl, metadata.csv, the last two in folders named after splits (train/metadata.jsonl),
+    caption lists (*_train.json, *_val.json, *_test.json) and tars are looked for, in this order; without them
+    its images are read, with sidecar captions. The log says which was taken where there are others.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -69,10 +74,14 @@ def read_collection(
         DataError: the form isn't known, or the collection's structure is at fault.
     """
     root, files = _found(Path(path))
+    if Path(path).is_dir():
+        _log_choice(root, files)
     if len(files) == 1 and _is_manifest(files[0]):
         return Manifest.load(files[0], images), []
     collection = _read(root, files, images, split)
-    manifest, rejects = build_manifest(collection.records, collection.root, expected=collection.expected, decode=decode)
+    manifest, rejects = build_manifest(
+        collection.records, collection.root, expected=collection.expected, decode=decode, name=path
+    )
     return manifest, [*collection.rejects, *rejects]
 
 
@@ -100,12 +109,26 @@ def _files_of_folder(folder: Path) -> list[Path]:
             raise _several(folder, [one.name for one in found])
         if found:
             return found
-    found = _caption_lists(folder) or _tars(folder)
+    found = split_tables(folder) or _caption_lists(folder) or _tars(folder)
     if not found and any(next(folder.glob(pattern), None) for pattern in _HUGGING_FACE):
         raise DataError(
             f"{folder} is a Hugging Face dataset; import it first: modalloy import dataset {folder} --out ..."
         )
     return found
+
+
+def _log_choice(folder: Path, files: Sequence[Path]) -> None:
+    """Says what of a folder is read where it holds other lists, which would be passed over in silence."""
+    suffixes = {".json", ".tar", *_TABLES} - {".txt"}  # A .txt is a caption, or notes.
+    others = [
+        file.name
+        for file in sorted(folder.iterdir())
+        if file not in files and file.name.lower().endswith(tuple(suffixes)) and file.name not in _OWN_FILES
+    ]
+    if others:
+        taken = ", ".join(file.relative_to(folder).as_posix() for file in files[:3]) or "its pictures"
+        taken += ", ..." if len(files) > 3 else ""
+        _log.info("%s: read by %s; not by %s: name a list to read that one", folder, taken, ", ".join(others))
 
 
 def _caption_lists(folder: Path) -> list[Path]:
@@ -137,8 +160,13 @@ def _several(folder: Path, names: Sequence[str]) -> DataError:
 def _read(root: Path, files: Sequence[Path], images: str | Path | None, split: str) -> Collection:
     if all(file.suffix.lower() == ".tar" for file in files):
         if images is not None:
-            raise DataError(f"{root} has no file that lists images, so leave out the image folder {images}.")
+            raise DataError(
+                f"{root} has no file that lists images, so leave out the image folder {images} (in a run's "
+                "configuration: images: null, or --set images=null)."
+            )
         return read_tars(files, root, split) if files else read_folder(root, split)
+    if files and all(is_split_table(file, root) for file in files):
+        return read_split_tables(files, root)
     if all(file.suffix.lower() == ".json" and is_caption_list(file) for file in files):
         return read_caption_lists(files, images, split)
     if len(files) > 1:

@@ -4,6 +4,7 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from modalloy.errors import DataError
 
 PATH_KEYS = ("path", "file_name", "filename", "filepath", "image_path", "image", "image_name")
 CAPTION_KEYS = ("caption", "text", "comment", "sentence")
+_ALIKE = 0.8  # Tells "capton" and "txt" from "option" and "test".
+_OTHER_KEYS = ("id", "split", "family")
 _DELIMITERS = (",", "\t", ";", "|")
 
 
@@ -39,7 +42,7 @@ def read_jsonl(path: str | Path, images: str | Path | None = None, split: str = 
         split: the split of rows that name none.
 
     Raises:
-        DataError: a line can't be used (named FILE:LINE).
+        DataError: a line can't be used (named FILE:LINE), or a misspelt key seems to hold all captions.
     """
     path = Path(path)
     root = image_folder(images, path.parent)
@@ -58,7 +61,8 @@ def read_csv(path: str | Path, images: str | Path | None = None, split: str = "t
         split: the split of rows that name none.
 
     Raises:
-        DataError: there is no column of paths, or a row can't be used (named FILE:LINE).
+        DataError: there is no column of paths, that of captions seems misspelt, or a row can't be used (named
+            FILE:LINE).
     """
     path = Path(path)
     root = image_folder(images, path.parent)
@@ -118,7 +122,7 @@ def _row(value: Mapping[str, Any], file: Path, line: int) -> _Row:
     for caption in captions:
         if not isinstance(caption, str):
             raise DataError(f"{where}: captions must be a list of texts, got a list with {json_kind(caption)}.")
-    id, split, family = (_text(value, (key,), where) or None for key in ("id", "split", "family"))
+    id, split, family = (_text(value, (key,), where) or None for key in _OTHER_KEYS)
     return _Row(line, path, id, split and sys.intern(split), family, tuple(captions), whole)
 
 
@@ -135,26 +139,46 @@ def _text(value: Mapping[str, Any], keys: Iterable[str], where: str) -> str | No
     return None
 
 
+def _refuse_misspelt(names: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Refuses a table without captions in which another column looks as if it were meant to hold them."""
+    names = list(names)
+    if not numbered_captions(names) and not set(names) & set(known):
+        for name in names:
+            if name not in (*PATH_KEYS, *_OTHER_KEYS):
+                meant = get_close_matches(name.strip().lower(), known, n=1, cutoff=_ALIKE)
+                if meant or "caption" in name.lower():
+                    raise DataError(
+                        f"{where}: no column of captions; did you mean {name!r} to be {(meant or ['caption'])[0]!r}? "
+                        f"Known names: {', '.join(known)}, caption_0, caption_1, ..."
+                    )
+
+
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    names: dict[str, None] = {}
     for number, line in enumerate(text_lines(path), start=1):
         if line.strip():
             value = parse_json(line, f"{path}:{number}")
             if not isinstance(value, dict):
                 raise DataError(f"{path}:{number}: a line must hold an object, got {json_kind(value)}.")
+            names.update(dict.fromkeys(value))
             yield _row(value, path, number)
+    _refuse_misspelt(names, ("captions", *CAPTION_KEYS), str(path))
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
     header = next(text_lines(path), "")
+    if not header.strip() and not any(line.strip() for line in text_lines(path)):
+        raise DataError(f"{path} is empty; its first line should name the columns, such as path,caption.")
     for delimiter in _DELIMITERS:
         columns = [column.strip().lower() for column in next(csv.reader([header], delimiter=delimiter), [])]
         if set(columns) & set(PATH_KEYS):
             break
     else:
         raise DataError(f"{path}:1: no column of image paths; call it one of {', '.join(PATH_KEYS)}.")
-    known = {*PATH_KEYS, "id", "split", "family", *CAPTION_KEYS, *numbered_captions(columns)}
+    known = {*PATH_KEYS, *_OTHER_KEYS, *CAPTION_KEYS, *numbered_captions(columns)}
     if (twice := next((name for name in columns if name in known and columns.count(name) > 1), None)) is not None:
         raise DataError(f"{path}:1: there are two columns called {twice!r}; give each caption a row of its own.")
+    _refuse_misspelt(columns, CAPTION_KEYS, f"{path}:1")
     path_column = columns.index(next(name for name in PATH_KEYS if name in columns))
     rows = csv.reader((f"{line}\n" for line in text_lines(path)), delimiter=delimiter)
     try:

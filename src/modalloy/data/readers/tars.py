@@ -12,13 +12,18 @@ from typing import Any
 from modalloy.data.build import Record, Reject, as_utf8
 from modalloy.data.images import SUFFIXES
 from modalloy.data.json_kind import json_kind
-from modalloy.data.readers.collection import Collection, captions_of, id_of_path, parse_json, split_of_name
+from modalloy.data.readers.collection import (
+    MAX_TEXT_BYTES,
+    Collection,
+    captions_of,
+    captions_of_lines,
+    id_of_path,
+    parse_json,
+    split_of_name,
+)
 from modalloy.data.tar_members import TarIndex, read_member, tar_index
 from modalloy.errors import DataError
 from modalloy.progress import track
-
-MAX_TEXT_BYTES = 2**20
-"""A larger caption file isn't read."""
 
 _CAPTION_KEYS = ("captions", "caption", "texts", "text")
 _BAR_FROM = 20
@@ -27,10 +32,10 @@ _BAR_FROM = 20
 def read_tars(tars: Iterable[str | Path], root: str | Path, split: str = "train") -> Collection:
     """Reads samples: the members of a tar whose names are the same up to the first dot of the base name.
 
-    Of a sample's members the picture (by its suffix), `.txt` (one caption) and `.json` ("captions", "caption",
-    "texts" or "text") are used, others such as `.cls` passed over; a sample without captions can still be
-    indexed. The split is what the tar's or its folders' names say (`train-000.tar`, `val/000.tar`), else
-    `split`. An item's path is TAR/MEMBER, and its id the same with ":" for "/".
+    Of a sample's members the picture (by its suffix), `.txt` (a caption a line, as in a folder) and `.json`
+    ("captions", "caption", "texts" or "text") are used, others such as `.cls` passed over; a sample without
+    captions can still be indexed. The split is what the tar's or its folders' names say (`train-000.tar`,
+    `val/000.tar`), else `split`. An item's path is TAR/MEMBER, and its id the same with ":" for "/".
 
     >>> import io, tarfile, tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -69,7 +74,8 @@ def read_tars(tars: Iterable[str | Path], root: str | Path, split: str = "train"
                 rejects.append(_reject(id_of_path(path), str(error)))
     if not records:
         first = f"; the first of what was left out: {rejects[0].id}: {rejects[0].reason}" if rejects else ""
-        raise DataError(f"{root}: {len(paths)} tars hold no sample with a picture that can be used{first}.")
+        which = f"{paths[0]} holds" if len(paths) == 1 else f"{root}: {len(paths)} tars hold"
+        raise DataError(f"{which} no sample with a picture that can be used{first}.")
     return Collection(root, tuple(records), rejects=tuple(rejects))
 
 
@@ -114,7 +120,7 @@ def _captions(tar: Path, texts: Mapping[str, str]) -> Iterator[str]:
         if suffix in texts:
             name = texts[suffix]
             text = read_member(tar, name, MAX_TEXT_BYTES).decode("utf-8-sig", "surrogateescape")
-            for caption in (text,) if suffix == ".txt" else _json_captions(text, f"{tar}/{name}"):
+            for caption in captions_of_lines(text) if suffix == ".txt" else _json_captions(text, f"{tar}/{name}"):
                 if caption.strip() not in seen:
                     seen.add(caption.strip())
                     yield caption

@@ -110,7 +110,7 @@ def _fetch(name: str, revision: str | None, layout: Layout) -> Path:
         return folder
     # The hub's own errors, the disk's, and those of the HTTP library below it, which may be another one next year.
     except Exception as error:
-        raise ConfigError(f"There is no folder {name!r}, and as a model's name {_reason(error)}.") from error
+        raise ConfigError(f"There is no folder {name!r}, and {_absence(name, revision, error)}.") from error
 
 
 def hub_file(name: str, file: str) -> Path:
@@ -125,6 +125,19 @@ def hub_file(name: str, file: str) -> Path:
         return Path(hf_hub_download(name, file))
     except Exception as error:
         raise ConfigError(f"As for {file} of {name}, {_reason(error)}.") from error
+
+
+def _absence(name: str, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+
+    if not constants.HF_HUB_OFFLINE or isinstance(error, HFValidationError):
+        return f"as a model's name it can't be had from the hub ({one_line(error)})"
+    at = f" --revision {revision}" if revision else ""
+    return (
+        f"HF_HUB_OFFLINE is set, but the hub's cache has no model of this name{' and revision' if at else ''}; "
+        f"fetch it where there's a network: hf download {name}{at}"
+    )
 
 
 def _reason(error: Exception) -> str:

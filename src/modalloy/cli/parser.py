@@ -1,0 +1,49 @@
+"""The argument parser, which answers a mistake in the arguments with one line in a user's words."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from modalloy.workflow.mistakes import words_for
+
+USER_MISTAKE = 2
+
+
+class Parser(ArgumentParser):
+    """A parser of one verb, or of the program, whose verbs' parsers are in `verbs`."""
+
+    verbs: "dict[str, Parser]"
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the mistake and exits with 2."""
+        reason, parser = " ".join(str(message).split()), self
+        if found := re.search(r"arguments are required: (.+)", reason):
+            parser, reason = self._missing(found[1].split(", "))
+        elif 'expected "verb"' in reason:
+            reason = f"name a verb: {', '.join(self.verbs)}"
+        elif found := re.match(r'Parser key "([^"]+)": .*?(?:(?:Given|Got) value: (.*)|Unable to load config)', reason):
+            reason = self._misfit(found[1], found[2]) or reason
+        print(f"{parser.prog}: {reason} (see {parser.prog} --help)", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+
+    def _missing(self, keys: Sequence[str]) -> "tuple[Parser, str]":
+        verb = keys[0].partition(".")[0]
+        parser = self.verbs[verb]
+        names = [key.removeprefix(f"{verb}.") for key in keys]
+        options = parser._option_string_actions
+        shown = [f"--{name}" if f"--{name}" in options else name.upper() for name in names]
+        return parser, f"missing {', '.join(shown)}"
+
+    def _misfit(self, key: str, value: str | None) -> str | None:
+        parts = [option for option in self._option_string_actions if option.startswith(f"--{key}.")]
+        if parts:
+            return f"--{key} takes no value itself, but has options: {', '.join(parts)}"
+        action = next((each for each in self._actions if each.dest == key), None)
+        kind = getattr(action, "_typehint", None) or getattr(action, "type", None)
+        if action is None or kind is None or value is None:
+            return None
+        name = action.option_strings[0] if action.option_strings else key.upper()
+        return f"{name} must be {words_for(kind).removesuffix(' or null')}, got {value!r}"
