@@ -105,7 +105,7 @@ def test_kill_during_a_write_leaves_the_old_file_whole(tmp_path):
 
 
 def test_only_partial_files_are_removed(tmp_path):
-    for name in (".partial-0-a", "a.partial-", "a"):
+    for name in (".partial-0-a", ".tmpXy12", "a.partial-", "a"):
         (tmp_path / name).touch()
     remove_partial_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.partial-"]

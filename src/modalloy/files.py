@@ -41,8 +41,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def remove_partial_files(folder: str | Path) -> None:
     """Removes the temporary files that a killed run left in `folder`."""
-    for left_over in Path(folder).glob(f"{_TEMPORARY}*"):
-        left_over.unlink(missing_ok=True)
+    # safetensors writes a file by way of a .tmp file of its own beside it.
+    for pattern in (f"{_TEMPORARY}*", ".tmp*"):
+        for left_over in Path(folder).glob(pattern):
+            left_over.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

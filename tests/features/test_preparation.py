@@ -12,6 +12,7 @@ from troubled_captions import TroubledCaptions, kill, lack_memory
 from modalloy.encoders.base import Encoded, Modality
 from modalloy.errors import FeatureError
 from modalloy.features import extract
+from modalloy.features.preparation import explained_death
 
 SMALL = {"batch_size": 2, "shard_size": 12, "workers": 2, "progress": False}
 
@@ -77,3 +78,15 @@ def test_rows_in_processes_do_not_grow_with_the_collection(make_encoder, make_co
     assert begun.value == 600
     # Two chunks of eight for each of two workers, what is left of one, and the batch.
     assert encoder.most <= 2 * 2 * 8 + 8 + 4
+
+
+def test_a_death_is_explained_whatever_it_interrupted() -> None:
+    """Torch's signal handler raises wherever the main thread is, and what it interrupts may wrap its error."""
+    with pytest.raises(FeatureError, match=r"A process that decodes was killed \(DataLoader worker \(pid 7\)"):
+        with explained_death():
+            try:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            except RuntimeError:
+                raise TypeError("not a tensor") from None
+    with pytest.raises(TypeError, match="not a tensor"), explained_death():
+        raise TypeError("not a tensor")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalloy.encoders.base import Encoder, Modality, Prepared
-from modalloy.errors import FeatureError, ModalloyError
+from modalloy.errors import FeatureError, ModalloyError, one_line
 from modalloy.features.assembly import Rejection
 from modalloy.features.sources import Source
 
@@ -103,13 +103,21 @@ def explained_death() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except Exception as error:
+        death = _death_behind(error)
+        if death is None:
             raise
         raise FeatureError(
-            f"A process that decodes was killed ({' '.join(str(error).split())}), perhaps for want of memory. Run the "
-            "same step again, with fewer workers or with threads (processes: false): it goes on where it stopped."
+            f"A process that decodes was killed ({one_line(death)}), perhaps for want of memory. Run the same step "
+            "again, with fewer workers or with threads (processes: false): it goes on where it stopped."
         ) from error
+
+
+def _death_behind(error: BaseException | None) -> BaseException | None:
+    """The error of torch's signal handler, which whatever it interrupted may have wrapped in another."""
+    while error is not None and "DataLoader worker (pid" not in str(error):
+        error = error.__context__
+    return error
 
 
 class _Chunks:

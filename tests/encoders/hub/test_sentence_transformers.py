@@ -153,6 +153,7 @@ def test_what_is_fetched_from_the_hub_is_all_that_the_modules_need(monkeypatch: 
         asked.append(allow_patterns)
         raise OSError("no network here")
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(ConfigError, match="no network here"):
         load_encoder("sentence-transformers:tiny/sentences")
