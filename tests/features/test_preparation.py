@@ -82,11 +82,11 @@ def test_rows_in_processes_do_not_grow_with_the_collection(make_encoder, make_co
 
 def test_a_death_is_explained_whatever_it_interrupted() -> None:
     """Torch's signal handler raises wherever the main thread is, and what it interrupts may wrap its error."""
-    with pytest.raises(FeatureError, match=r"A process that decodes was killed \(DataLoader worker \(pid 7\)"):
-        with explained_death():
-            try:
-                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-            except RuntimeError:
-                raise TypeError("not a tensor") from None
+    killed = r"A process that decodes was killed \(DataLoader worker \(pid 7\)"
+    with pytest.raises(FeatureError, match=killed), explained_death():
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        except RuntimeError:
+            raise TypeError("not a tensor") from None
     with pytest.raises(TypeError, match="not a tensor"), explained_death():
         raise TypeError("not a tensor")

@@ -114,8 +114,10 @@ def explained_death() -> Iterator[None]:
 
 
 def _death_behind(error: BaseException | None) -> BaseException | None:
-    """The error of torch's signal handler, which whatever it interrupted may have wrapped in another."""
+    """The error of torch's signal handler, which whatever it interrupted may have wrapped; or of a cut connection."""
     while error is not None and "DataLoader worker (pid" not in str(error):
+        if isinstance(error, ConnectionResetError | EOFError):
+            return error
         error = error.__context__
     return error
 
