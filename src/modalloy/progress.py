@@ -18,6 +18,10 @@ from rich.progress import (
 Element = TypeVar("Element")
 
 
+BAR_FROM = 500
+"""Below so many files to look at, a bar would only flicker."""
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A live progress display: description, bar, count, elapsed time and ETA."""

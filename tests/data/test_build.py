@@ -161,6 +161,6 @@ def test_large_collections_show_a_bar(tmp_path, picture, capsys, monkeypatch):
     picture("a.png"), picture("b.png")
     build_manifest([record("a")], tmp_path)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("modalloy.data.build._BAR_FROM", 2)
+    monkeypatch.setattr("modalloy.data.build.BAR_FROM", 2)
     build_manifest([record("a"), record("b")], tmp_path)
     assert "checking images" in capsys.readouterr().err

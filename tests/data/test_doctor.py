@@ -52,7 +52,7 @@ def test_pictures_that_cannot_be_decoded(tmp_path, picture):
 
 
 def test_many_pictures_are_checked_in_order_in_threads(tmp_path, picture, capsys, monkeypatch):
-    monkeypatch.setattr("modalloy.data.doctor._BAR_FROM", 2)
+    monkeypatch.setattr("modalloy.data.doctor.BAR_FROM", 2)
     items = []
     for row in range(60):
         path = picture(f"{row}.png")

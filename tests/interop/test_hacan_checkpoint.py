@@ -1,13 +1,13 @@
 import fractions
 import shutil
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import original_hacan as original
 import pytest
 import torch
 import transformers
+from damaged_files import damaged_copies
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -298,13 +298,9 @@ def test_files_that_are_no_checkpoints(words, tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_damaged_file_gives_one_clear_line(zipped, tmp_path):
-    path, random, refused = tmp_path / "x.ckpt", Random(0), 0
+    path, refused = tmp_path / "x.ckpt", 0
     torch.save({"state_dict": {"a": torch.zeros(3)}}, path, _use_new_zipfile_serialization=zipped)
-    whole = path.read_bytes()
-    for _ in range(100):
-        damaged = bytearray(whole[: random.randrange(20, len(whole))] if random.random() < 0.5 else whole)
-        for _ in range(3):
-            damaged[random.randrange(min(600, len(damaged)))] = random.randrange(256)
+    for damaged in damaged_copies(path.read_bytes()):
         path.write_bytes(damaged)
         try:
             read_hacan_checkpoint(path)

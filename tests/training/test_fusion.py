@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -484,9 +485,9 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_an_interrupted_fit_goes_on_and_ends_the_same(paired, whole, tmp_path, monkeypatch, epoch):
-    """Stopped in the middle of an epoch, the last one included."""
+@contextmanager
+def interrupted_in(epoch, monkeypatch):
+    """A fit within it must be interrupted in the middle of that epoch."""
     original = FusionModule.training_step
 
     def training_step(self, batch, batch_index):
@@ -494,10 +495,16 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(paired, whole, tmp_path, m
             raise Interrupted
         return original(self, batch, batch_index)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(FusionModule, "training_step", training_step)
-        with pytest.raises(Interrupted):
-            fit(paired, tmp_path)
+        yield
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_an_interrupted_fit_goes_on_and_ends_the_same(paired, whole, tmp_path, monkeypatch, epoch):
+    """Stopped in the middle of an epoch, the last one included."""
+    with interrupted_in(epoch, monkeypatch):
+        fit(paired, tmp_path)
     fuser, history = fit(paired, tmp_path)
     _, expected, expected_history = whole
     assert weights(fuser) == weights(expected)
@@ -731,17 +738,8 @@ def test_validation_and_captions_are_not_augmented(augmented, tmp_path, monkeypa
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_an_interrupted_augmented_fit_goes_on_and_ends_the_same(paired, augmented, tmp_path, monkeypatch, epoch):
     expected, expected_history = fit(augmented, tmp_path / "whole")
-    original = FusionModule.training_step
-
-    def training_step(self, batch, batch_index):
-        if self.current_epoch == epoch and batch_index == 2:
-            raise Interrupted
-        return original(self, batch, batch_index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FusionModule, "training_step", training_step)
-        with pytest.raises(Interrupted):
-            fit(augmented, tmp_path / "resumed")
+    with interrupted_in(epoch, monkeypatch):
+        fit(augmented, tmp_path / "resumed")
     fuser, history = fit(augmented, tmp_path / "resumed")
     assert (weights(fuser), history) == (weights(expected), expected_history)
     assert history[1:] != fit(paired, tmp_path / "plain")[1][1:]

@@ -12,7 +12,7 @@ from modalloy.data.manifest import Manifest
 from modalloy.data.tar_members import split_tar_path
 from modalloy.errors import DataError, ImageError
 from modalloy.files import atomic_path
-from modalloy.progress import track
+from modalloy.progress import BAR_FROM, track
 
 SPLIT_ALIASES = {
     **{name: name for name in SPLITS},
@@ -26,7 +26,6 @@ SPLIT_ALIASES = {
 """How collections name their splits; COCO's `restval` (Karpathy) counts as train."""
 
 REJECTS_NAME = "rejects.jsonl"
-_BAR_FROM = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ def _items(
     records: Sequence[Record], splits: Sequence[str], root: Path, decode: bool, rejects: list[Reject]
 ) -> Iterator[Item]:
     """The items that can be used; adds the others to `rejects`."""
-    tracked = track(records, "checking images", total=len(records), shown_from=_BAR_FROM)
+    tracked = track(records, "checking images", total=len(records), shown_from=BAR_FROM)
     for record, split in zip(tracked, splits, strict=True):
         captions = _usable_captions(record, rejects)
         if record.captions and not captions:

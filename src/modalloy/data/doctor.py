@@ -12,12 +12,11 @@ from modalloy.data.images import open_image
 from modalloy.data.item import Item
 from modalloy.data.manifest import Manifest
 from modalloy.errors import ImageError
-from modalloy.progress import track
+from modalloy.progress import BAR_FROM, track
 
 LONG_CAPTION_WORDS = 50
 """Above this a text encoder may cut a caption off: CLIP's 77 tokens are some 55 English words."""
 
-_BAR_FROM = 500
 _NAMED = 5
 
 
@@ -52,7 +51,7 @@ def check_collection(manifest: Manifest) -> list[Problem]:
 
 
 def _files(manifest: Manifest) -> Iterator[Problem]:
-    checked = track(_checked(manifest), "checking files", total=len(manifest), shown_from=_BAR_FROM)
+    checked = track(_checked(manifest), "checking files", total=len(manifest), shown_from=BAR_FROM)
     for item, problem in zip(manifest, checked, strict=True):
         if problem is not None:
             yield Problem("error", item.id, problem)

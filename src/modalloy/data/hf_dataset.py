@@ -21,7 +21,7 @@ from modalloy.data.readers.collection import numbered_captions
 from modalloy.data.tar_members import MAX_PICTURE_BYTES
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import atomic_path, read_json, remove_partial_files, write_json
-from modalloy.progress import track
+from modalloy.progress import BAR_FROM, track
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +32,6 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentence
 _SPLIT_COLUMN = "split"
 _SOURCE = "source.json"
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
-_BAR_FROM = 500
 _FILES = (".arrow", ".csv", ".gz", ".json", ".jsonl", ".parquet", ".tar", ".tgz", ".tsv", ".txt", ".zip")
 _log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def import_dataset(
     items: dict[tuple[str, bytes], _Row] = {}
     total = sum(map(len, parts.values()))
     rows = (row for name, part in parts.items() for row in _rows(name, part, image, captions))
-    for row in track(rows, "importing pictures", total=total, shown_from=_BAR_FROM):
+    for row in track(rows, "importing pictures", total=total, shown_from=BAR_FROM):
         try:
             content = _content(row.picture)
             digest = (row.split, hashlib.sha256(content).digest())

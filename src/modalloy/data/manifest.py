@@ -20,9 +20,7 @@ from modalloy.data.images import sha256_of_image
 from modalloy.data.item import SPLITS, Item, item_of_json, json_of_item
 from modalloy.errors import DataError, ImageError
 from modalloy.files import atomic_path
-from modalloy.progress import track
-
-_BAR_FROM = 500
+from modalloy.progress import BAR_FROM, track
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ class Manifest(Sequence[Item]):
 
     def check_files(self) -> list[str]:
         """One line for each item whose image file is missing, unreadable or changed."""
-        checked = track(self.items, "checking files", total=len(self.items), shown_from=_BAR_FROM)
+        checked = track(self.items, "checking files", total=len(self.items), shown_from=BAR_FROM)
         problems = ((item, self.file_problem(item)) for item in checked)
         return [f"{item.id}: {problem}" for item, problem in problems if problem is not None]
 

@@ -21,7 +21,7 @@ from modalloy.encoders.checkpoint import (
     save_checkpoint,
 )
 from modalloy.encoders.registry import absolute_spec, relative_spec
-from modalloy.errors import CheckpointError, ConfigError, FeatureError
+from modalloy.errors import CheckpointError, ConfigError, FeatureError, one_line
 from modalloy.features import pad
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
@@ -202,6 +202,7 @@ def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
         )
         fuser.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{folder} can't be loaded as an alloy ({reason}); it may be damaged.") from error
+        raise CheckpointError(
+            f"{folder} can't be loaded as an alloy ({one_line(error)}); it may be damaged."
+        ) from error
     return fuser

@@ -14,12 +14,11 @@ from modalloy.data.images import SUFFIXES
 from modalloy.data.item import Item, caption_problem, check_id
 from modalloy.errors import DataError
 from modalloy.files import sha256_of
-from modalloy.progress import track
+from modalloy.progress import BAR_FROM, track
 
 _CAPTIONS = "_matching_image_preprocessed_cap.json"
 _OUTPUT = "_Output"
 _AUGMENTED = "_AUG_Output"
-_BAR_FROM = 500
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def build_collection(
     pictures = None if images is None else _pictures(images, {each.id for each in listed})
     base = root if images is None else images
     checksum, items = _checksums(saved), []
-    for each in track(listed, "checksums", total=len(listed), shown_from=_BAR_FROM):
+    for each in track(listed, "checksums", total=len(listed), shown_from=BAR_FROM):
         if pictures is not None:
             path: Path | None = pictures[each.id]
         else:

@@ -21,11 +21,10 @@ from modalloy.features.store_manifest import Description, StoreManifest, digest_
 from modalloy.features.writer import StoreWriter, finished_store, shard_ranges
 from modalloy.files import sha256_of_text
 from modalloy.interop.npz import Array, contents_digest
-from modalloy.progress import track
+from modalloy.progress import BAR_FROM, track
 
 SHARD_SIZE = 256
 _SAMPLED_FILES = 16
-_BAR_FROM = 500
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def fill(
         FeatureError: the folder holds another encoder's features.
     """
     label = f"{description.spec} {description.modality}"
-    looked_at = track(files, f"{label}: contents", len(files), shown_from=_BAR_FROM) if progress else files
+    looked_at = track(files, f"{label}: contents", len(files), shown_from=BAR_FROM) if progress else files
     contents = [str(contents_digest(file.path)) for file in looked_at]
     file_of = [number for number, file in enumerate(files) for _ in file.rows]
     ranges = shard_ranges(len(source), SHARD_SIZE)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modalloy.errors import DataError
+from modalloy.errors import DataError, one_line
 from modalloy.files import sha256_of_text
 
 MAX_BYTES = 256 * 2**20
@@ -67,7 +67,7 @@ def read_npz(path: str | Path, names: Collection[str] | None = None, max_bytes: 
     except FileNotFoundError:
         raise DataError(f"{path} doesn't exist; check the path.") from None
     except _UNREADABLE as error:
-        raise DataError(f"{path} can't be read as .npz ({_short(error)}); get it again.") from None
+        raise DataError(f"{path} can't be read as .npz ({one_line(error)}); get it again.") from None
 
 
 def contents_digest(path: str | Path) -> str | None:
@@ -112,7 +112,7 @@ def _read_members(
         try:
             arrays[name] = _array_of(raw)
         except (*_UNREADABLE, DataError) as error:
-            raise DataError(f"{path}: the array {name!r} can't be read ({_short(error)}).") from None
+            raise DataError(f"{path}: the array {name!r} can't be read ({one_line(error)}).") from None
     return arrays
 
 
@@ -269,7 +269,7 @@ def _object_array(pickled: bytes, shape: tuple[int, ...]) -> Array:
         whole = _Unpickler(io.BytesIO(pickled)).load()
     # A forged pickle may raise anything, also from what it makes of our stand-ins.
     except Exception as error:
-        raise DataError(_short(error)) from None
+        raise DataError(one_line(error)) from None
     if not isinstance(whole, _Array):
         raise DataError(f"an object array's pickle must hold an array, got {type(whole).__name__}")
     elements = whole.elements(shape)
@@ -291,7 +291,3 @@ def _element(element: object) -> Array | str:
     if isinstance(element, _Array | _Scalar):
         return element.numpy()
     raise DataError(f"an object array must hold arrays of numbers, got {type(element).__name__}")
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
