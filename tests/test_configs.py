@@ -12,7 +12,7 @@ from modalloy import Alloy
 from modalloy.files import read_json
 from modalloy.interop.hada_features import import_hada_features
 from modalloy.search import Searcher
-from modalloy.training.fusion import FusionTraining
+from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config
 from modalloy.workflow.run import Run
 

@@ -15,7 +15,8 @@ from modalloy.fusion import EncoderFeatures, InputShape, TowerConfig, TowerFuser
 from modalloy.fusion.losses import MatchingHead
 from modalloy.fusion.original_hada import FirstStageMatchingHead, OriginalHadaConfig, OriginalHadaTower
 from modalloy.fusion.star_graph import StarGATv2
-from modalloy.training.fusion import FusionTraining, fit_fuser
+from modalloy.training.fusion import fit_fuser
+from modalloy.training.fusion_training import FusionTraining
 
 WIDTHS, DIMS, DIM, OUTPUT = (6, 5), (3, 4), 8, 7
 SHAPES = [InputShape(3, 6, 6), InputShape(4, 5, 5)]

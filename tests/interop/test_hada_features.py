@@ -19,7 +19,7 @@ from modalloy.files import sha256_of
 from modalloy.fusion import TowerConfig
 from modalloy.interop import hada_features, hada_layout, import_hada_features, imported_store
 from modalloy.search import GALLERY, Searcher
-from modalloy.training.fusion import FusionTraining
+from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config
 from modalloy.workflow.features import ExtractConfig
 from modalloy.workflow.fuse import FusionConfig

@@ -31,7 +31,9 @@ from modalloy.fusion import (
 )
 from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.batches import PairRows
-from modalloy.training.fusion import FusionModule, FusionTraining, PairFeatures, _fingerprint, fit_fuser
+from modalloy.training.fusion import _fingerprint, fit_fuser
+from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.fusion_training import FusionTraining
 
 SPLITS = {"train": 48, "val": 24}
 LATENT = 6

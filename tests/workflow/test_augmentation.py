@@ -15,7 +15,7 @@ from modalloy.encoders.efficientnet_lite import EfficientNetLite
 from modalloy.errors import ConfigError, DataError
 from modalloy.features.sources import AugmentedImages
 from modalloy.fusion import ScoreFusion, TowerConfig, input_shapes
-from modalloy.training.fusion import FusionTraining
+from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config, save_config
 from modalloy.workflow.doctor import examine
 from modalloy.workflow.features import ExtractConfig

@@ -5,7 +5,7 @@ from modalloy import Alloy, Collection, fuse, load_encoder
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.fusion import ScoreFusion, TowerConfig, count_parameters
-from modalloy.training.fusion import FusionTraining
+from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)

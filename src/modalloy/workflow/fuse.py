@@ -21,7 +21,8 @@ from modalloy.fusion import (
     input_shapes,
     tune_weights,
 )
-from modalloy.training.fusion import FusionTraining, fit_fuser
+from modalloy.training.fusion import fit_fuser
+from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.features import Collection
 from modalloy.workflow.index import index
 

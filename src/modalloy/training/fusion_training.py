@@ -1,0 +1,78 @@
+"""How a fusion is trained: the settings of HADA's losses and optimiser (arXiv 2301.04742, section 4.1)."""
+
+import math
+from dataclasses import dataclass
+
+from modalloy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FusionTraining:
+    """How a fuser is trained: the paper's losses and optimiser, with batches and epochs for cached features.
+
+    The paper trains with batches of 20 for at most 50 epochs; larger batches make fewer false steps on few pairs.
+    """
+
+    epochs: int = 20
+    """Epochs at most."""
+    batch_size: int = 64
+    """Pairs in a batch."""
+    all_captions: bool = False
+    """Whether an epoch visits every caption once, as in HADA's code, instead of every image once with one of its
+    captions."""
+    learning_rate: float = 1e-4
+    """Highest learning rate of AdamW, at the start."""
+    final_learning_rate: float = 5e-6
+    """Learning rate at the end of the cosine."""
+    similarity_learning_rate: float = 1e-2
+    """Learning rate of the similarity's weights, which barely move at the layers' rate."""
+    weight_decay: float = 0.02
+    """AdamW's weight decay of the layers' weights; biases, temperature and similarity weights have none."""
+    temperature: float = 0.07
+    """Start of the learned temperature, which stays in [0.001, 0.5]; each stage has its own, since the weighted
+    similarity of the second has another scale."""
+    momentum: float | None = None
+    """Momentum of the momentum encoders; by default it fits the number of steps, up to the paper's 0.995."""
+    queue_size: int = 64000
+    """Pairs in the momentum queue, at most as many as an epoch has."""
+    distillation: float = 0.4
+    """Share of the momentum encoders' targets, reached after the first epoch; 0 for none."""
+    patience: int = 5
+    """Epochs without a better validation RSum after which training stops."""
+    seed: int = 0
+    """Seed of the start, the batches and the dropout."""
+    augment_probability: float = 0.75
+    """Chance of a training image to be replaced by one of its augmented copies, where there are any."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ConfigError(
+                f"epochs must be at least 1 and batch_size at least 2, got {self.epochs} and {self.batch_size}."
+            )
+        for name in ("momentum", "distillation", "augment_probability"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {value}.")
+        if not 0.001 <= self.temperature <= 0.5:
+            raise ConfigError(f"temperature must lie in [0.001, 0.5], got {self.temperature}.")
+        if not 0 <= self.final_learning_rate <= self.learning_rate < math.inf or self.learning_rate == 0:
+            raise ConfigError(
+                "learning_rate must be above 0 and final_learning_rate between 0 and it, "
+                f"got {self.learning_rate} and {self.final_learning_rate}."
+            )
+        for name in ("similarity_learning_rate", "weight_decay", "queue_size", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.patience < 1:
+            raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
+
+    def momentum_over(self, steps: int) -> float:
+        """The momentum of a training of so many steps.
+
+        The momentum encoders are a mean over 1 / (1 - momentum) steps: by default a quarter of the training, since
+        with more they would stay at their start, but at most the paper's 200.
+
+        >>> FusionTraining().momentum_over(80), FusionTraining().momentum_over(10**6)
+        (0.95, 0.995)
+        """
+        return min(0.995, 1 - 1 / max(steps / 4, 2)) if self.momentum is None else self.momentum
