@@ -1,35 +1,15 @@
 """The dense star-graph layer against PyG's GATv2Conv on the same edges and weights."""
 
-import warnings
-from collections.abc import Sequence
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from star_graphs import LENGTHS, GATv2Conv, assert_equals_pyg, pyg_star, pyg_twin, random_batch, relative_error
 from torch import Tensor
 
 from modalloy.errors import ConfigError, DataError
 from modalloy.fusion import star_graph
 from modalloy.fusion.star_graph import StarGATv2
-
-with warnings.catch_warnings():
-    # Importing PyG scripts some of its modules, which torch has deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from torch_geometric.nn import GATv2Conv
-
-
-def random_batch(lengths: Sequence[Sequence[int]], dim: int, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
-    """Tokens [encoder 1 padded | encoder 2 padded | ...], `lengths[item][encoder]` of them real."""
-    generator = torch.Generator().manual_seed(seed)
-    padded = [max(item[encoder] for item in lengths) for encoder in range(len(lengths[0]))]
-    targets = [sum(padded[:encoder]) for encoder in range(len(padded))]
-    tokens = torch.randn(len(lengths), sum(padded), dim, generator=generator)
-    mask = torch.zeros(len(lengths), sum(padded), dtype=torch.bool)
-    for item, encoders in enumerate(lengths):
-        for start, length in zip(targets, encoders, strict=True):
-            mask[item, start : start + length] = True
-    return tokens, mask, targets
 
 
 def random_layer(dim: int, **options: object) -> StarGATv2:
@@ -40,45 +20,6 @@ def random_layer(dim: int, **options: object) -> StarGATv2:
     return layer
 
 
-def pyg_twin(layer: StarGATv2) -> GATv2Conv:
-    twin = GATv2Conv(
-        layer.lin_l.in_features,
-        layer.head_dim,
-        heads=layer.heads,
-        negative_slope=layer.negative_slope,
-        add_self_loops=False,
-        bias=layer.bias is not None,
-        share_weights=layer.lin_l is layer.lin_r,
-    )
-    twin.load_state_dict(layer.state_dict())
-    return twin.to(layer.att.dtype)
-
-
-def pyg_star(twin: GATv2Conv, tokens: Tensor, mask: Tensor, targets: Sequence[int]) -> Tensor:
-    """PyG's output at the CLS nodes of the batched graphs made of the real tokens only."""
-    node = torch.full(mask.shape, -1)
-    node[mask] = torch.arange(int(mask.sum()))
-    edges = [
-        (int(node[item, token]), int(node[item, target]))
-        for item, token in mask.nonzero().tolist()
-        for target in targets
-    ]
-    return twin(tokens[mask], torch.tensor(edges).T)[node[:, list(targets)]]
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours - theirs).norm() / theirs.norm()).item()
-
-
-LENGTHS = {
-    "one item": [(7, 4)],
-    "same lengths": [(9, 5)] * 3,
-    "variable lengths": [(9, 2), (9, 7), (9, 1), (9, 4)],
-    "CLS alone": [(1, 1), (1, 1)],
-    "three encoders": [(6, 3, 4), (2, 8, 1)],
-}
-
-
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 @pytest.mark.parametrize(
     "options",
@@ -86,25 +27,14 @@ LENGTHS = {
     ids=str,
 )
 def test_equals_pyg_forward_and_backward(lengths: list[tuple[int, ...]], options: dict[str, object]) -> None:
-    layer = random_layer(16, **options)
-    twin = pyg_twin(layer)
-    tokens, mask, targets = random_batch(lengths, 16)
-    ours_input, theirs_input = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
+    assert_equals_pyg(random_layer(16, **options), lengths, 16)
 
-    ours = layer(ours_input, mask, targets)
-    theirs = pyg_star(twin, theirs_input, mask, targets)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
-    upstream = torch.randn(ours.shape)
-    ours.backward(upstream)
-    theirs.backward(upstream)
-    assert ours_input.grad is not None and theirs_input.grad is not None
-    torch.testing.assert_close(ours_input.grad, theirs_input.grad, rtol=1e-4, atol=1e-5)
-    assert not ours_input.grad[~mask].any()
-    gradients = dict(twin.named_parameters())
-    for name, parameter in layer.named_parameters():
-        assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+def test_equals_pyg_with_numbers_on_the_edges(lengths: list[tuple[int, ...]]) -> None:
+    _, mask, targets = random_batch(lengths, 16)
+    edges = torch.randn(len(mask), len(targets), mask.shape[1])
+    assert_equals_pyg(random_layer(16, edge_attributes=True), lengths, 16, edges)
 
 
 def test_equals_pyg_at_the_published_size() -> None:
@@ -139,14 +69,15 @@ def test_attention_equals_pyg_and_sums_to_one() -> None:
 
 def test_gradcheck_in_double_precision() -> None:
     torch.manual_seed(0)
-    layer = random_layer(3, heads=2, head_dim=2).double()
+    layer = random_layer(3, heads=2, head_dim=2, edge_attributes=True).double()
     tokens, mask, targets = random_batch([(3, 2), (1, 2), (2, 1)], 3)
+    edges = torch.randn(3, 2, 5, dtype=torch.double, requires_grad=True)
 
-    def updated(tokens: Tensor, *parameters: Tensor) -> Tensor:
+    def updated(tokens: Tensor, edges: Tensor, *parameters: Tensor) -> Tensor:
         named = dict(zip(dict(layer.named_parameters()), parameters, strict=True))
-        return torch.func.functional_call(layer, named, (tokens, mask, targets))
+        return torch.func.functional_call(layer, named, (tokens, mask, targets), {"edges": edges})
 
-    inputs = [tokens.double().requires_grad_(), *layer.parameters()]
+    inputs = [tokens.double().requires_grad_(), edges, *layer.parameters()]
     assert torch.autograd.gradcheck(updated, inputs)
 
 
@@ -194,12 +125,13 @@ def test_padding_order_batching_and_blocks_change_nothing(
 
 
 def test_blocks_do_not_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = random_layer(8, heads=2)
+    layer = random_layer(8, heads=2, edge_attributes=True)
     tokens, mask, targets = random_batch([(4, 3), (2, 5), (4, 4)], 8)
-    inputs = [tokens.requires_grad_(), *layer.parameters()]
-    whole = torch.autograd.grad(layer(tokens, mask, targets).square().sum(), inputs)
+    edges = torch.randn(3, 2, tokens.shape[1], requires_grad=True)
+    inputs = [tokens.requires_grad_(), edges, *layer.parameters()]
+    whole = torch.autograd.grad(layer(tokens, mask, targets, edges=edges).square().sum(), inputs)
     monkeypatch.setattr(star_graph, "_BLOCK_ELEMENTS", 1)
-    blocked = torch.autograd.grad(layer(tokens, mask, targets).square().sum(), inputs)
+    blocked = torch.autograd.grad(layer(tokens, mask, targets, edges=edges).square().sum(), inputs)
     for ours, theirs in zip(blocked, whole, strict=True):
         torch.testing.assert_close(ours, theirs)
 

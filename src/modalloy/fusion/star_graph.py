@@ -10,7 +10,7 @@ unavoidable product, W1 x for every token:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modalloy.errors import ConfigError, DataError
+from modalloy.fusion.star_layer import StarLayer, attention_over, check_sizes, weighted_values, wide
 
 # Elements of one block of W1 x on a CPU: the passes over it then stay within the processor's cache.
 _BLOCK_ELEMENTS = 2**19
 
 
-class StarGATv2(nn.Module):
+class StarGATv2(StarLayer):
     """One GATv2 layer on the star graph: every token of every encoder sends to every encoder's CLS token.
 
     HADA (arXiv 2301.04742), section 3.2, with GATv2 of Brody et al. (arXiv 2105.14491):
@@ -69,11 +69,7 @@ class StarGATv2(nn.Module):
     ):
         super().__init__()
         head_dim = dim if head_dim is None else head_dim
-        for name, size in (("dim", dim), ("heads", heads), ("head_dim", head_dim)):
-            if size < 1:
-                raise ConfigError(f"{name} of StarGATv2 must be at least 1, got {size}")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout of StarGATv2 must be in [0, 1), got {dropout}")
+        check_sizes(self, dropout, dim=dim, heads=heads, head_dim=head_dim)
         self.heads = heads
         self.head_dim = head_dim
         self.negative_slope = negative_slope
@@ -96,66 +92,15 @@ class StarGATv2(nn.Module):
                 if bias is not None:
                     nn.init.zeros_(bias)
 
-    @overload
-    def forward(
+    def _update(
         self,
         tokens: Float[Tensor, "batch tokens dim"],
         mask: Bool[Tensor, "batch tokens"],
         targets: Sequence[int],
-        return_attention: Literal[False] = False,
-        edges: Float[Tensor, "batch encoders tokens"] | None = None,
-    ) -> Float[Tensor, "batch encoders width"]: ...
-
-    @overload
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch tokens dim"],
-        mask: Bool[Tensor, "batch tokens"],
-        targets: Sequence[int],
-        return_attention: Literal[True],
-        edges: Float[Tensor, "batch encoders tokens"] | None = None,
-    ) -> tuple[Float[Tensor, "batch encoders width"], Float[Tensor, "batch encoders heads tokens"]]: ...
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch tokens dim"],
-        mask: Bool[Tensor, "batch tokens"],
-        targets: Sequence[int],
-        return_attention: bool = False,
-        edges: Float[Tensor, "batch encoders tokens"] | None = None,
-    ) -> (
-        Float[Tensor, "batch encoders width"]
-        | tuple[Float[Tensor, "batch encoders width"], Float[Tensor, "batch encoders heads tokens"]]
-    ):
-        """Update the CLS token of every encoder from all tokens of all encoders.
-
-        Args:
-            tokens: every encoder's tokens one after the other, each encoder padded to one length.
-            mask: True where a token is real, False where it is padding (any finite numbers).
-            targets: position of each encoder's CLS token along the tokens axis.
-            return_attention: also return the attention weights (before dropout; they sum to one over tokens).
-            edges: the number that the edge from a token to an encoder's CLS token carries; a constant, no gradient
-                flows into it.
-
-        Returns:
-            The updated CLS tokens, width = heads * head_dim, in the dtype of `tokens` (of autocast where
-            enabled); and the attention weights if asked for.
-
-        Raises:
-            DataError: a target isn't a position along the tokens axis, or is masked out in some item.
-            ConfigError: `edges` were given to a layer without edge attributes, or not to one with them.
-        """
-        _check_targets(mask, targets)
-        if (edges is None) != (self.lin_edge is None):
-            raise ConfigError("StarGATv2 takes edges if, and only if, it was made with edge_attributes=True")
-        device = tokens.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
-        with torch.autocast(device, enabled=False):
-            tokens = tokens.to(dtype)
-            attention = self._attention(tokens, mask, targets, edges)
-            weights = F.dropout(attention, self.dropout, self.training)
-            updated = self._values(tokens, weights)
-        return (updated, attention) if return_attention else updated
+        edges: Float[Tensor, "batch encoders tokens"] | None,
+    ) -> tuple[Float[Tensor, "batch encoders width"], Float[Tensor, "batch encoders heads tokens"]]:
+        attention = self._attention(tokens, mask, targets, edges)
+        return self._values(tokens, F.dropout(attention, self.dropout, self.training)), attention
 
     def _attention(
         self,
@@ -165,7 +110,7 @@ class StarGATv2(nn.Module):
         edges: Float[Tensor, "batch encoders tokens"] | None,
     ) -> Float[Tensor, "batch encoders heads tokens"]:
         dtype = tokens.dtype
-        query = F.linear(tokens[:, list(targets)], self.lin_r.weight.to(dtype)).to(_wide(dtype))
+        query = F.linear(tokens[:, list(targets)], self.lin_r.weight.to(dtype)).to(wide(dtype))
         for bias in (self.lin_l.bias, self.lin_r.bias):
             if bias is not None:
                 query = query + bias
@@ -173,13 +118,13 @@ class StarGATv2(nn.Module):
             tokens,
             self.lin_l.weight.to(dtype).unflatten(0, (self.heads, self.head_dim)),
             query.unflatten(-1, (self.heads, self.head_dim)),
-            self.att[0].to(_wide(dtype)),
-            None if edges is None else edges.to(_wide(dtype)),
-            None if self.lin_edge is None else self.lin_edge.weight.to(_wide(dtype)).view(self.heads, self.head_dim),
+            self.att[0].to(wide(dtype)),
+            None if edges is None else edges.to(wide(dtype)),
+            None if self.lin_edge is None else self.lin_edge.weight.to(wide(dtype)).view(self.heads, self.head_dim),
             self.negative_slope,
             torch.is_grad_enabled(),
         )
-        return logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(dim=-1)
+        return attention_over(logits, mask)
 
     def _values(
         self,
@@ -187,9 +132,8 @@ class StarGATv2(nn.Module):
         weights: Float[Tensor, "batch encoders heads tokens"],
     ) -> Float[Tensor, "batch encoders width"]:
         dtype = tokens.dtype
-        aggregated = (weights.flatten(1, 2).to(dtype) @ tokens).unflatten(1, weights.shape[1:3])
         projection = self.lin_l.weight.to(dtype).unflatten(0, (self.heads, self.head_dim))
-        values = torch.einsum("behi,hoi->beho", aggregated, projection)
+        values = weighted_values(weights, tokens, projection)
         if self.bias is not None:
             # Dropped weights no longer sum to one, and the bias inside a message is scaled with them.
             inner = self.lin_l.bias.unflatten(0, (self.heads, self.head_dim))
@@ -248,6 +192,7 @@ class _StarLogits(torch.autograd.Function):
         d query = att * sum over tokens of D. And as LeakyReLU(z) = LeakyReLU'(z) z,
         d att = sum D * z = sum over dim of weight * (S^T tokens) + sum of query * (sum over tokens of D), and
         likewise with T = sum of e D: d w3 = att * T, and d att gains w3 * T.
+        And d e = sum over heads of D . (att * w3).
         """
         tokens, weight, query, att, edges, edge_weight, kept = ctx.saved_tensors
         heads, head_dim, dim = weight.shape
@@ -257,6 +202,7 @@ class _StarLogits(torch.autograd.Function):
         products = query.new_zeros(heads * head_dim, dim)  # S^T tokens
         sums = torch.empty_like(query)  # sum over tokens of D
         edge_sums = None if edges is None else torch.zeros_like(edge_weight)  # T
+        grad_edges = edges.new_zeros(edges.shape) if ctx.needs_input_grad[4] else None
         for block in _blocks(tokens, head_dim):
             source = tokens[block].flatten(0, 1)
             summed = tokens.new_empty(*tokens[block].shape[:2], heads, head_dim)  # S
@@ -273,6 +219,8 @@ class _StarLogits(torch.autograd.Function):
                     torch.sum(slopes, dim=1, out=sums[block, encoder, head])
                     if edge_sums is not None:
                         edge_sums[head] += edges[block, encoder].flatten() @ slopes.flatten(0, 1)
+                    if grad_edges is not None:
+                        grad_edges[block, encoder] += slopes @ (att[head] * edge_weight[head])
                     total = slopes if total is None else total.add_(slopes)
                 summed[:, :, head] = total
             rows = summed.flatten(2).flatten(0, 1)
@@ -285,7 +233,7 @@ class _StarLogits(torch.autograd.Function):
         if edge_sums is not None:
             grad_att += edge_weight * edge_sums
             grad_edge = att * edge_sums
-        return grad_tokens, grad_weight, grad_query, grad_att, None, grad_edge, None, None
+        return grad_tokens, grad_weight, grad_query, grad_att, grad_edges, grad_edge, None, None
 
 
 def _blocks(tokens: Float[Tensor, "batch tokens dim"], head_dim: int) -> Iterator[slice]:
@@ -293,24 +241,3 @@ def _blocks(tokens: Float[Tensor, "batch tokens dim"], head_dim: int) -> Iterato
     batch, length, _ = tokens.shape
     size = max(1, _BLOCK_ELEMENTS // (length * head_dim)) if tokens.device.type == "cpu" else max(1, batch)
     return (slice(start, min(start + size, batch)) for start in range(0, batch, size))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype for scores and softmax: at least float32."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _check_targets(mask: Bool[Tensor, "batch tokens"], targets: Sequence[int]) -> None:
-    length = mask.shape[1]
-    outside = [target for target in targets if not 0 <= target < length]
-    if outside or not targets:
-        raise DataError(
-            f"targets must be one or more positions of CLS tokens from 0 to {length - 1}, got {list(targets)}"
-        )
-    hidden = (~mask[:, list(targets)]).nonzero()
-    if len(hidden):
-        item, encoder = hidden[0].tolist()
-        raise DataError(
-            f"item {item}: the CLS token of encoder {encoder} (position {targets[encoder]}) is masked out; "
-            "every encoder's CLS token must be present, so set its mask to True"
-        )
