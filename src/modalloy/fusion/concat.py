@@ -35,7 +35,7 @@ class ConcatTower(nn.Module):
 
     def forward(self, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch output"]:
         """Fuses a batch."""
-        embeddings = [features.embedding for features in inputs]
+        embeddings = [features.known_embedding for features in inputs]
         if self.perceptron is None:
             return self.output(embeddings)
         return self.output(embeddings, self.perceptron(torch.cat(embeddings, dim=-1)))

@@ -49,7 +49,7 @@ class ScoreFusion(Fuser):
 
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         check_inputs(inputs, self.shapes, modality)
-        return fold([features.embedding for features in inputs], self.weights)
+        return fold([features.known_embedding for features in inputs], self.weights)
 
 
 def simplex_grid(inputs: int, steps: int) -> list[tuple[float, ...]]:

@@ -162,7 +162,7 @@ class FusionModule(LightningModule):
         return torch.cat([fused, *self._weighted_embeddings(inputs)], dim=-1)
 
     def _weighted_embeddings(self, inputs: Sequence[EncoderFeatures]) -> list[Tensor]:
-        return [inputs[position].embedding for position in self.fuser.config.weighted_inputs]
+        return [inputs[position].known_embedding for position in self.fuser.config.weighted_inputs]
 
     def _logits(self, queries: Tensor, keys: Tensor, queued: Tensor, excluded: Tensor) -> Tensor:
         # The queue's product runs in its own bfloat16: casting 64,000 stored vectors up would cost more than it.
