@@ -119,9 +119,9 @@ def test_each_constant_counts(field):
 
 
 def test_a_summary_tokens_own_edge_carries_the_mean_of_its_others():
-    edges = tower_of(published.random_state(WIDTHS, DIMS, DIM, OUTPUT))._edges(
-        features_of(published.random_items([(3, 2), (1, 1)], WIDTHS, DIMS))
-    )
+    inputs = features_of(published.random_items([(3, 2), (1, 1)], WIDTHS, DIMS))
+    tower = tower_of(published.random_state(WIDTHS, DIMS, DIM, OUTPUT))
+    edges = tower.edges(torch.cat([features.mask for features in inputs], dim=1), [3, 2])
     first = [[(2 * 0.9 + 1.1 + 0.7) / 4, 0.9, 0.9, 1.1, 0.7], [1.1, 0.7, 0.7, (0.9 + 1.1 + 2 * 0.7) / 4, 0.9]]
     torch.testing.assert_close(edges[0], torch.tensor(first))
     assert edges[1, 0, [0, 3]].tolist() == edges[1, 1, [0, 3]].tolist() == pytest.approx([1.1, 1.1])
@@ -236,6 +236,17 @@ def test_impossible_settings_are_refused(field, value):
     object.__setattr__(config, field, value)  # past the type checks that only the tests have
     with pytest.raises(ConfigError, match=f"{field} must be"):
         config.__post_init__()
+
+
+def test_it_needs_both_encoders_of_every_item():
+    fuser = TowerFuser(CONFIG, SHAPES)
+    first, second = features_of(published.random_items([(3, 2), (1, 1)], WIDTHS, DIMS))
+    everywhere = replace(first, present=torch.tensor([True, True]))
+    assert fuser("image", [everywhere, second]).isfinite().all()
+    with pytest.raises(DataError, match="needs both encoders of every item"):
+        fuser("image", [replace(first, present=torch.tensor([True, False])), second])
+    with pytest.raises(ConfigError, match="encoder_dropout can't be had"):
+        replace(CONFIG, encoder_dropout=0.1)
 
 
 def test_it_takes_two_encoders():

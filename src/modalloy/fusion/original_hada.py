@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from modalloy.errors import ConfigError, DataError
-from modalloy.fusion.inputs import EncoderFeatures
+from modalloy.fusion.edges import CROSS_EDGE, OWN_EDGE, SUMMARY_EDGE, OriginalEdges
+from modalloy.fusion.inputs import EncoderFeatures, presence
 from modalloy.fusion.losses import MatchingHead
 from modalloy.fusion.star_graph import StarGATv2
 
@@ -37,11 +38,11 @@ class OriginalHadaConfig:
     Flickr30k."""
     std: float = 0.036077868193387985
     """Divides what the mean was taken off."""
-    own_edge: float = 0.9
+    own_edge: float = OWN_EDGE
     """Carried by edges from an encoder's tokens to its own summary token."""
-    cross_edge: float = 0.7
+    cross_edge: float = CROSS_EDGE
     """Carried by edges from an encoder's tokens to the other's summary token."""
-    summary_edge: float = 1.1
+    summary_edge: float = SUMMARY_EDGE
     """Carried by edges between summary tokens; a summary token's edge to itself carries the mean of its others."""
     second_tokens: Literal["own", "first"] = "own"
     """"first": the second encoder's tokens are replaced by the first's, as in the authors' code for BLIP and CLIP; an
@@ -100,6 +101,7 @@ class OriginalHadaTower(nn.Module):
         self.project = nn.ModuleList(
             DropoutLinear(width, token_dim, dropout if first_stage else 0.0, first_stage) for width in widths
         )
+        self.edges = OriginalEdges(config.own_edge, config.cross_edge, config.summary_edge)
         self.graph = StarGATv2(token_dim, heads, token_dim, dropout=dropout, edge_attributes=True)
         self.merge = DropoutLinear(heads * token_dim, token_dim, dropout, first_stage)
         self.graph_norm = nn.BatchNorm1d(token_dim) if first_stage else nn.Identity()
@@ -114,12 +116,18 @@ class OriginalHadaTower(nn.Module):
         """Fuses a batch.
 
         Raises:
-            DataError: with `second_tokens="first"`, a batch whose first encoder has fewer tokens than its second.
+            DataError: an item lacks an encoder; or, with `second_tokens="first"`, a batch whose first encoder has fewer
+                tokens than its second.
         """
+        if not presence(inputs).all():
+            raise DataError(
+                "method 'hada-original' needs both encoders of every item, got items that lack one; "
+                "leave them out, or fuse by method 'hada'."
+            )
         tokens = torch.cat([self._nodes(inputs, position) for position in range(2)], dim=1)
         mask = torch.cat([features.mask for features in inputs], dim=1)
-        summaries = [0, inputs[0].tokens.shape[1]]
-        updated = self.graph(tokens, mask, summaries, edges=self._edges(inputs))
+        counts = [features.tokens.shape[1] for features in inputs]
+        updated = self.graph(tokens, mask, [0, counts[0]], edges=self.edges(mask, counts))
         first, second = self.graph_norm(self.merge(updated.flatten(0, 1))).unflatten(0, (-1, 2)).unbind(1)
         embeddings = [self._standardised(features.embedding) for features in inputs]
         return F.normalize(self.output(torch.cat([first, *embeddings, second], dim=-1)), dim=-1)
@@ -140,23 +148,6 @@ class OriginalHadaTower(nn.Module):
         # Packed, so that a batch's statistics count no padding.
         projected = self.project[position](self._standardised(rows))
         return projected.new_zeros(*mask.shape, projected.shape[-1]).index_put((mask,), projected)
-
-    def _edges(self, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch 2 tokens"]:
-        """The number on the edge from each token to each summary token."""
-        config = self.config
-        mask = torch.cat([features.mask for features in inputs], dim=1)
-        starts = [0, inputs[0].tokens.shape[1]]
-        edges = torch.full((2, mask.shape[1]), config.cross_edge, device=mask.device)
-        edges[0, : starts[1]] = config.own_edge
-        edges[1, starts[1] :] = config.own_edge
-        edges[0, starts[1]] = edges[1, starts[0]] = config.summary_edge
-        # PyG replaces listed self-loops by ones that carry the mean of the node's other incoming edges.
-        others = mask[:, None].repeat(1, 2, 1)
-        others[:, [0, 1], starts] = False
-        loops = (edges * others).sum(-1) / others.sum(-1)
-        edges = edges.repeat(len(mask), 1, 1)
-        edges[:, [0, 1], starts] = loops
-        return edges
 
     def _standardised(self, vectors: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         return (F.normalize(vectors, dim=-1) - self.config.mean) / self.config.std
