@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, DataError
 from modalloy.fusion import InputShape, TowerConfig, TowerFuser, count_parameters, hidden_of_equal_size
 
 SHAPES = [InputShape(3, 5, 6), InputShape(4, 7, 8), InputShape(2, 6, 3), InputShape(5, 3, 4)]
@@ -171,3 +172,119 @@ def test_a_baseline_can_be_as_large_as_hada():
     hidden = hidden_of_equal_size(SMALL, SHAPES[:2], hada)
     wide = dataclasses.replace(SMALL, method="concat-linear", hidden=hidden)
     assert count_parameters(TowerFuser(wide, SHAPES[:2]).towers) == pytest.approx(hada, rel=0.1)
+
+
+NEW = {
+    "graph": "transformer",
+    "layers": 2,
+    "edges": "learned",
+    "read_embeddings": False,
+    "token_dropout": 0.5,
+    "encoder_dropout": 0.2,
+}
+
+
+def test_a_configuration_without_the_newer_fields_is_recorded_and_read_as_ever():
+    recorded = {
+        "method": "hada",
+        "token_dim": 512,
+        "heads": 4,
+        "activation": "elu",
+        "hidden": 0,
+        "output_dim": None,
+        "dropout": 0.5,
+        "start": "identity",
+        "weighted_inputs": (),
+    }
+    assert TowerConfig().to_dict() == recorded
+    assert list(TowerConfig().to_dict()) == list(recorded)
+    assert TowerConfig.from_dict(recorded) == TowerConfig()
+
+
+def test_newer_fields_are_recorded_where_they_are_set():
+    config = dataclasses.replace(SMALL, start="random", **NEW)
+    assert config.to_dict() == dataclasses.replace(SMALL, start="random").to_dict() | NEW
+    assert TowerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"token_dropout": 1.0}, r"token_dropout must lie in \[0, 1\), got 1.0"),
+        ({"encoder_dropout": -0.5}, r"encoder_dropout must lie in \[0, 1\), got -0.5"),
+        ({"graph": "gcn", "edges": "learned"}, "has no use for numbers on its edges"),
+        ({"graph": "gcn", "edges": "original"}, "has no use for numbers on its edges"),
+        ({"read_embeddings": False}, "read_embeddings=False leaves out; say start='random'"),
+    ],
+)
+def test_impossible_graphs_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize("field", ["graph", "edges"])
+def test_unknown_kinds_of_graph_are_refused(field):
+    config = dataclasses.replace(SMALL)
+    object.__setattr__(config, field, "unknown")  # past the type checks that only the tests have
+    with pytest.raises(ConfigError, match=f"{field} must be .*, got 'unknown'"):
+        config.__post_init__()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_part_of_a_missing_encoder_is_zero(make_inputs, method):
+    config = dataclasses.replace(SMALL, method=method, weighted_inputs=(1, 0))
+    fuser = randomised(TowerFuser(config, SHAPES[:3]))
+    first, second, third = make_inputs("image", SHAPES[:3])
+    lacking = dataclasses.replace(first, present=torch.tensor([True, False, True]))
+    vectors, complete = fuser.embed("image", [lacking, second, third]), fuser.embed("image", [first, second, third])
+    torch.testing.assert_close(vectors[[0, 2]], complete[[0, 2]])
+    assert vectors.isfinite().all()
+    part = slice(fuser.fused_dim + SHAPES[1].dim, None)
+    assert not vectors[1, part].any() and complete[1, part].any()
+    torch.testing.assert_close(vectors[1, fuser.fused_dim : part.start], complete[1, fuser.fused_dim : part.start])
+    assert (vectors[1, : fuser.fused_dim] - complete[1, : fuser.fused_dim]).abs().max() > 1e-3
+
+
+def test_an_item_without_any_encoder_is_refused(make_inputs):
+    nowhere = torch.tensor([True, True, False])
+    inputs = [dataclasses.replace(each, present=nowhere) for each in make_inputs("image", SHAPES[:2])]
+    with pytest.raises(DataError, match="item 2 of the batch lacks every encoder"):
+        TowerFuser(SMALL, SHAPES[:2]).embed("image", inputs)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "drops"),
+    [
+        ("hada", "token_dropout", True),
+        ("hada", "encoder_dropout", True),
+        ("concat-linear", "token_dropout", False),
+        ("concat-linear", "encoder_dropout", True),
+    ],
+)
+def test_inputs_are_dropped_in_training_alone(make_inputs, method, field, drops):
+    config = dataclasses.replace(SMALL, method=method, **{field: 0.7})
+    fuser, inputs = randomised(TowerFuser(config, SHAPES[:2])), make_inputs("image", SHAPES[:2], batch=8)
+    plain = randomised(TowerFuser(dataclasses.replace(SMALL, method=method), SHAPES[:2]))
+    assert torch.equal(fuser("image", inputs), plain("image", inputs)) != drops
+    assert torch.equal(fuser.eval()("image", inputs), plain("image", inputs))
+
+
+def test_inputs_without_tokens_can_lose_an_encoder(make_inputs):
+    config = dataclasses.replace(SMALL, method="concat-linear", token_dropout=0.5, encoder_dropout=0.5)
+    inputs = [
+        dataclasses.replace(each, tokens=each.tokens[:, :0], mask=each.mask[:, :0])
+        for each in make_inputs("image", SHAPES[:2])
+    ]
+    assert TowerFuser(config, SHAPES[:2])("image", inputs).isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_random_start_is_the_same_as_ever(method):
+    """The newer options draw no random numbers where they aren't used."""
+    torch.manual_seed(0)
+    TowerFuser(dataclasses.replace(SMALL, method=method), SHAPES[:2])
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    TowerFuser(dataclasses.replace(SMALL, method=method, token_dropout=0.5, encoder_dropout=0.2), SHAPES[:2])
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -1,7 +1,7 @@
 """The trainable fusers: two towers, one per modality, and the weighted similarity that folds into one vector."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -13,10 +13,17 @@ from modalloy.errors import ConfigError
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.concat import ConcatTower
 from modalloy.fusion.hada import HadaTower
+from modalloy.fusion.input_dropout import drop_encoders, drop_tokens
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
 from modalloy.fusion.losses import MatchingHead
 from modalloy.fusion.original_hada import FirstStageMatchingHead, OriginalHadaConfig, OriginalHadaTower
 from modalloy.fusion.similarity import SimilarityWeights, fold
+
+# Fields that are newer are only recorded where they aren't at their default: what was saved and fingerprinted before
+# they existed stays what it was.
+_ALWAYS_RECORDED = frozenset(
+    ("method", "token_dim", "heads", "activation", "hidden", "output_dim", "dropout", "start", "weighted_inputs")
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,23 @@ class TowerConfig:
     """Positions of the inputs that enter the weighted similarity; none in the first stage."""
     original: OriginalHadaConfig = field(default_factory=OriginalHadaConfig)
     """What the authors' code fixes (hada-original)."""
+    graph: Literal["gatv2", "transformer", "gcn"] = "gatv2"
+    """The layer on the star graph: the paper's GATv2, the graph transformer, or the graph convolution, in which all
+    tokens of a kind weigh the same (hada)."""
+    layers: int = 1
+    """Graph layers, one after the other, with residuals if there are several (hada)."""
+    edges: Literal["none", "learned", "original"] = "none"
+    """A number on each edge of the graph: none; learned for each pair of source and target encoder, and another between
+    summary tokens; or the constants of the authors' code (hada, not with graph="gcn")."""
+    read_embeddings: bool = True
+    """Whether the last layer reads the inputs' embeddings, or only what the graph learned, which is then more diverse
+    from the inputs; that needs start="random" (hada)."""
+    token_dropout: float = 0.0
+    """Share of each encoder's tokens, its summary token aside, that training leaves out of each item at random; that
+    regularises, and saves their computation (hada and hada-original)."""
+    encoder_dropout: float = 0.0
+    """Probability that an item loses one of its encoders in training, so that the fusion also learns to do without
+    (hada and concat-linear)."""
 
     def __post_init__(self) -> None:
         if self.method not in ("hada", "hada-original", "concat-linear"):
@@ -58,31 +82,56 @@ class TowerConfig:
                 "token_dim and heads must be at least 1 and hidden at least 0, "
                 f"got {self.token_dim}, {self.heads} and {self.hidden}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        for name in ("dropout", "token_dropout", "encoder_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if self.start not in ("identity", "random"):
             raise ConfigError(f"start must be 'identity' or 'random', got {self.start!r}.")
         if self.output_dim is not None and self.output_dim < 1:
             raise ConfigError(f"output_dim must be at least 1, got {self.output_dim}; leave it out for the default.")
         if len(set(self.weighted_inputs)) < len(self.weighted_inputs):
             raise ConfigError(f"weighted_inputs must name each input once, got {self.weighted_inputs}.")
+        self._check_graph()
+        if self.method == "hada-original" and self.encoder_dropout:
+            raise ConfigError("encoder_dropout can't be had with method 'hada-original'; use method 'hada'.")
+
+    def _check_graph(self) -> None:
+        if self.graph not in ("gatv2", "transformer", "gcn"):
+            raise ConfigError(f"graph must be 'gatv2', 'transformer' or 'gcn', got {self.graph!r}.")
+        if self.layers < 1:
+            raise ConfigError(f"layers must be at least 1, got {self.layers}.")
+        if self.edges not in ("none", "learned", "original"):
+            raise ConfigError(f"edges must be 'none', 'learned' or 'original', got {self.edges!r}.")
+        if self.graph == "gcn" and self.edges != "none":
+            raise ConfigError(
+                f"a graph convolution has no use for numbers on its edges, got graph='gcn' and edges={self.edges!r}; "
+                "say edges='none', or graph='gatv2' or 'transformer'."
+            )
+        if not self.read_embeddings and self.start == "identity":
+            raise ConfigError(
+                "start='identity' passes the inputs' embeddings through, which read_embeddings=False leaves out; "
+                "say start='random'."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that decide something, ready for JSON."""
-        fields = asdict(self)
+        recorded = asdict(self)
+        for each in fields(self):
+            if each.name not in {*_ALWAYS_RECORDED, "original"} and recorded[each.name] == each.default:
+                del recorded[each.name]
         if self.method != "hada-original":
-            del fields["original"]
-        return fields
+            del recorded["original"]
+        return recorded
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls, recorded: Mapping[str, Any]) -> Self:
         """Builds a configuration from what `to_dict` gave, or from what JSON made of it.
 
         Raises:
             ConfigError: a value can't work.
             KeyError, TypeError: a field is missing or unknown.
         """
-        values = dict(fields)
+        values = dict(recorded)
         original = OriginalHadaConfig(**values.pop("original", {}))
         # JSON has no tuples.
         return cls(**{**values, "weighted_inputs": tuple(values["weighted_inputs"]), "original": original})
@@ -134,6 +183,10 @@ class TowerFuser(Fuser):
             config.dropout,
             config.start,
             config.activation,
+            config.graph,
+            config.layers,
+            config.edges,
+            config.read_embeddings,
         )
 
     @property
@@ -149,15 +202,28 @@ class TowerFuser(Fuser):
 
         Raises:
             ConfigError: the inputs don't fit the encoders that the fuser was made for.
+            DataError: an item lacks every encoder (or one, with method "hada-original").
         """
         check_inputs(inputs, self.shapes, modality)
-        return self.towers[modality](inputs)
+        return self.towers[modality](self._thinned(inputs) if self.training else inputs)
+
+    def _thinned(self, inputs: Sequence[EncoderFeatures]) -> Sequence[EncoderFeatures]:
+        """What training leaves of the inputs."""
+        config = self.config
+        if config.encoder_dropout:
+            inputs = drop_encoders(inputs, config.encoder_dropout)
+        if config.token_dropout and self.reads_tokens:
+            inputs = [drop_tokens(features, config.token_dropout) for features in inputs]
+        return inputs
 
     def retrieval_vectors(
         self, fused: Float[Tensor, "batch fused"], inputs: Sequence[EncoderFeatures]
     ) -> Float[Tensor, "batch dim"]:
-        """Folds fused vectors and the weighted inputs' embeddings into retrieval vectors of unit norm."""
-        embeddings = [inputs[position].embedding for position in self.config.weighted_inputs]
+        """Folds fused vectors and the weighted inputs' embeddings into retrieval vectors of unit norm.
+
+        The part of an input that an item lacks is zero, and its vector shorter.
+        """
+        embeddings = [inputs[position].known_embedding for position in self.config.weighted_inputs]
         return fold([fused, *embeddings], self.similarity())
 
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
