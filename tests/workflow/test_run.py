@@ -274,6 +274,12 @@ class TestMistakes:
         with pytest.raises(DataError, match=f"no captioned image in '{'val' if split == 'tune' else split}'"):
             Run(config).execute()
 
+    def test_the_split_that_an_input_is_aligned_on_must_be_there(self, tmp_path, tiny_collection, no_work):
+        config = write_config(tiny_collection, tmp_path / "run", tmp_path / "run.yaml")
+        foreign = replace(config.inputs[1], align=replace(config.inputs[1].align, split="inputs"))
+        with pytest.raises(DataError, match="no captioned image in 'inputs', which a run needs"):
+            Run(replace(config, inputs=(config.inputs[0], foreign))).execute()
+
     def test_a_run_on_ray_without_ray_makes_no_folder(self, finished_run, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "ray", None)
         config = replace(Run.open(finished_run).config, folder=str(tmp_path / "run"))

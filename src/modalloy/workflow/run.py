@@ -185,7 +185,8 @@ class Run:
         """Finds what would stop the run halfway before its work begins."""
         counts, rejects = self.collection.manifest.counts(), self._opened[1]
         why = f"; {len(rejects):,} were left out, first {rejects[0].id}: {rejects[0].reason}" if rejects else ""
-        for split in ("train", validation_split(list(counts)), "test"):
+        aligned = [each.align.split for each in self.config.inputs if each.encoder is None]
+        for split in ("train", *aligned, validation_split(list(counts)), "test"):
             if not counts.get(split, {"captions": 0})["captions"]:
                 raise DataError(
                     f"{self.config.collection} has no captioned image in {split!r}, which a run needs; "
@@ -235,6 +236,9 @@ class Run:
             config["augmentation"] = [extraction["augmentations"], extraction["augmentation"]]
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
+            # Reports from before there was a choice stay valid.
+            if each["align"]["split"] == "train":
+                del each["align"]["split"]
         return sha256_of_settings(
             {
                 "version": __version__,
