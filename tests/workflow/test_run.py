@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 import torch
 from tiny_run import IMAGES, SETTINGS, TRUNCATED, write_config
 
-from modalloy import Alloy, Searcher
+from modalloy import Alloy, Searcher, load_encoder
 from modalloy.data import Manifest, demo_manifest, read_collection
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
@@ -154,6 +155,24 @@ class TestReuse:
         assert moved.fingerprint == tiny_manifest.fingerprint
         run = Run(replace(Run.open(run_copy).config, collection=str(tmp_path / "manifest.jsonl")))
         assert run._fingerprint() != read_json(run_copy / "report.json")["fingerprint"]
+
+    def test_other_splits_are_drawn_from_the_same_features(self, run_copy, no_work, caplog):
+        run = Run.open(run_copy)
+        shared, inputs = run.config.splits, run.config.inputs
+        assert run._opened[0].counts() == run.collection.manifest.counts() and "own splits" not in caplog.text
+        foreign = tuple(replace(each, align=replace(each.align, split="inputs")) for each in inputs)
+        drawn = Run(replace(run.config, splits=replace(shared, inputs=0.5), inputs=foreign))
+        with caplog.at_level(logging.INFO, "modalloy"):
+            counts = drawn.collection.manifest.counts()
+        half = IMAGES["train"] // 2
+        # Of an odd number with the truncated picture, whose header is whole.
+        assert (counts["train"]["images"], counts["inputs"]["images"]) in ((half, half + 1), (half + 1, half))
+        assert re.search(r"with the run's own splits: train 1\d images, .*inputs 1\d images", caplog.text)
+        drawn._require_splits()
+        assert drawn._fingerprint() != run._fingerprint()
+        for spec, modality in (("minilm", "text"), ("vit-s14-focus@56", "image")):
+            store = drawn.collection.store(load_encoder(spec), modality)
+            assert store.folder.is_relative_to(run_copy)
 
     def test_paths_may_be_relative_or_whole(self, run_copy, monkeypatch):
         """A saved configuration has whole paths, and must still be that of the same run."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from modalloy.data.splits import SplitsConfig
 from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
@@ -57,6 +58,8 @@ class RunConfig:
     """The encoders to fuse, two or more."""
     images: str | None = None
     """Folder of the pictures, where the collection is a file that names them only."""
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    """How the collection's splits are drawn anew; by default they stay as they are."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each trained fusion is fitted once per seed."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
