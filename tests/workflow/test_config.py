@@ -48,6 +48,12 @@ def test_a_saved_configuration_is_read_back(load, tmp_path):
     assert load_config(tmp_path / "saved.yaml") == replace(config, collection=str(Path.cwd() / "pictures"))
 
 
+def test_a_pretrained_alloy_is_saved_by_its_whole_path(load, tmp_path):
+    for given in ("runs/other", "alloy:runs/other"):
+        save_config(load(MINIMAL, {"fusion.pretrained": given}), tmp_path / "saved.yaml")
+        assert load_config(tmp_path / "saved.yaml").fusion.pretrained == str(Path.cwd() / "runs/other")
+
+
 def test_splits_are_drawn_as_the_file_says(load):
     text = MINIMAL + "splits: {seed: 1, tune: 500, inputs: 0.5, test: val}\n"
     assert load(text).splits == SplitsConfig(1, 500, 0.5, "val")

@@ -174,6 +174,15 @@ class TestReuse:
             store = drawn.collection.store(load_encoder(spec), modality)
             assert store.folder.is_relative_to(run_copy)
 
+    def test_a_pretrained_alloy_counts_by_what_it_is(self, finished_run, run_copy):
+        run = Run.open(run_copy)
+        before = run._fingerprint()
+
+        def pretrained(spec: str) -> str:
+            return Run(replace(run.config, fusion=replace(run.config.fusion, pretrained=spec)))._fingerprint()
+
+        assert pretrained(str(finished_run)) == pretrained(f"alloy:{run_copy}") != before
+
     def test_paths_may_be_relative_or_whole(self, run_copy, monkeypatch):
         """A saved configuration has whole paths, and must still be that of the same run."""
         monkeypatch.chdir(run_copy)

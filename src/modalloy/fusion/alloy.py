@@ -166,6 +166,30 @@ class Alloy(Encoder):
         return packed_weights(self.fuser)
 
 
+def saved_fuser(folder: str | Path, encoders: Sequence[Encoder]) -> Fuser:
+    """The fuser of a saved alloy, without its encoders, for features of the same encoders.
+
+    Raises:
+        CheckpointError: the folder holds no alloy, or it is damaged.
+        ConfigError: the alloy was fitted on other encoders than the given ones.
+    """
+    folder = Path(folder).resolve()
+    config = read_config(folder, FORMAT, MAKER)
+    recorded = [fingerprints for _, fingerprints in _recorded_encoders(folder, config)]
+    found = [{modality: encoder.fingerprint(modality) for modality in MODALITIES} for encoder in encoders]
+    if len(recorded) != len(found):
+        raise ConfigError(f"alloy:{folder} was fitted on {len(recorded)} encoders, got {len(found)}; give those.")
+    for position, (its, mine) in enumerate(zip(recorded, found, strict=True)):
+        for modality in MODALITIES:
+            if its[modality].digest != mine[modality].digest:
+                its_name, my_name = (f"{each.name} ({each.digest[:12]})" for each in (its[modality], mine[modality]))
+                raise ConfigError(
+                    f"encoder {position} of alloy:{folder} is {its_name}, but here it is {my_name}; "
+                    "give the encoders that it was fitted on, in their order."
+                )
+    return _load_fuser(folder, config)
+
+
 def _recorded_encoders(folder: Path, config: dict[str, Any]) -> list[tuple[str, dict[Modality, Fingerprint]]]:
     """The spec of each encoder, and the fingerprints it had when the alloy was saved."""
     try:

@@ -22,6 +22,7 @@ from modalloy.evaluation import Ranks, compare, rank_average, rank_queries
 from modalloy.features.ray_data import require_ray
 from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
+from modalloy.fusion.pretrained import pretrained_digest
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
 from modalloy.workflow.align import align_backbones
@@ -241,6 +242,9 @@ class Run:
         extraction = self.config.to_dict()["extraction"]
         if extraction["augmentations"]:
             config["augmentation"] = [extraction["augmentations"], extraction["augmentation"]]
+        # What it is stands in its digest.
+        if (pretrained := config["fusion"].pop("pretrained")) is not None:
+            config["fusion"]["pretrained"] = pretrained_digest(pretrained)
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
             # Reports from before there was a choice stay valid.
