@@ -49,6 +49,7 @@ def draw_splits(manifest: Manifest, config: SplitsConfig) -> Manifest:
         DataError: train has too few images for that, the collection has a split already that would be drawn, or
             nothing is left to choose a fusion by.
 
+    >>> from pathlib import Path
     >>> items = [Item(name, f"{name}.png", "0" * 64, "train", ("A letter.",)) for name in "abcdef"]
     >>> drawn = draw_splits(Manifest(Path("."), tuple(items)), SplitsConfig(tune=2, inputs=0.5))
     >>> {split: count["images"] for split, count in drawn.counts().items()}
