@@ -67,7 +67,10 @@ def test_is_item_line(line, expected):
         ({"path": "a\udce9.png"}, "isn't UTF-8"),
         ({"sha256": "abc"}, "item 'cat': sha256"),
         ({"sha256": SHA.upper()}, "item 'cat': sha256"),
-        ({"split": "restval"}, "item 'cat': split must be one of train, val, tune, test, got 'restval'"),
+        (
+            {"split": "restval"},
+            "item 'cat': split must be one of train, val, tune, test, unused, inputs, got 'restval'",
+        ),
         ({"captions": ("A cat.", " \t")}, "item 'cat': caption 1 is blank"),
         ({"captions": ("caf\udce9",)}, "item 'cat': caption 0 isn't UTF-8"),
         ({"family": " "}, "item 'cat': a family"),

@@ -15,6 +15,7 @@ from modalloy.fusion import (
     FeatureSet,
     Fuser,
     InputShape,
+    Rotated,
     ScoreFusion,
     TowerConfig,
     TowerFuser,
@@ -120,6 +121,19 @@ def test_a_batch_does_not_change_an_item(alloy):
 def test_an_item_that_an_encoder_refuses_is_refused(alloy):
     with pytest.raises(DataError, match="refused"):
         alloy.encode_texts(["refused"])
+
+
+def test_a_rotated_alloy_is_loaded_whole(encoders, load, tmp_path):
+    for number, encoder in enumerate(encoders):
+        encoder.save(tmp_path / str(number))
+    inner = tower_fuser(encoders)
+    fuser = Rotated(inner, torch.linalg.qr(torch.randn(inner.dim, inner.dim))[0], dim=5)
+    alloy = Alloy(encoders, fuser)
+    alloy.save(tmp_path / "alloy")
+    loaded = Alloy.from_pretrained(tmp_path / "alloy")
+    assert loaded.dim("image") == 5 and same_vectors(alloy, loaded)
+    assert loaded.fingerprint("text") == alloy.fingerprint("text")
+    assert loaded.fingerprint("text") != Alloy(encoders, Rotated(inner, torch.eye(inner.dim))).fingerprint("text")
 
 
 @pytest.mark.parametrize("kind", ["hada", "concat-linear", "scores"])

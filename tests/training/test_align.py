@@ -15,10 +15,11 @@ from torch import nn
 from modalloy.align import AlignedEncoder
 from modalloy.data import Item, Manifest
 from modalloy.encoders import Encoded, Encoder, Fingerprint
+from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore, derive, extract
-from modalloy.training.align import AlignConfig, fit_aligner
+from modalloy.training.align import AlignConfig, _fingerprint, fit_aligner
 
 DIM = {"image": 24, "text": 20}
 SPLITS = {"train": 40, "val": 8, "test": 2}
@@ -247,12 +248,52 @@ def test_impossible_configurations_are_refused(changes, message):
         dataclasses.replace(CONFIG, **changes)
 
 
-@pytest.mark.parametrize(("field", "value"), [("loss", "triplet"), ("schedule", "linear")])
+@pytest.mark.parametrize(("field", "value"), [("loss", "triplet"), ("schedule", "linear"), ("split", "val")])
 def test_unknown_choices_are_refused(field, value):
     config = dataclasses.replace(CONFIG)
     object.__setattr__(config, field, value)  # past the type checks that only the tests have
     with pytest.raises(ConfigError, match=f"{field} must be one of .*, got '{value}'"):
         config.__post_init__()
+
+
+def test_it_trains_on_the_split_asked_for(manifest, stores, tmp_path):
+    """The same pairs give the same heads, whatever their split is called; the other split's pairs give others."""
+
+    def renamed(first: str, second: str) -> Manifest:
+        names = {True: first, False: second}
+        return Manifest(
+            manifest.root,
+            tuple(
+                dataclasses.replace(item, split=names[row < 20]) if item.split == "train" else item
+                for row, item in enumerate(manifest)
+            ),
+        )
+
+    foreign = dataclasses.replace(CONFIG, epochs=1, split="inputs")
+    shared = dataclasses.replace(foreign, split="train")
+    mine, other = renamed("inputs", "train"), renamed("train", "inputs")
+    expected = weights(fit_on_cpu(shared, stores, other, tmp_path / "train"))
+    assert weights(fit_on_cpu(foreign, stores, mine, tmp_path / "inputs")) == expected
+    assert weights(fit_on_cpu(shared, stores, mine, tmp_path / "inputs")) != expected
+    with pytest.raises(DataError, match="at least 2"):
+        fit_on_cpu(foreign, stores, manifest, tmp_path / "none")
+
+
+def test_an_alignment_on_train_has_the_fingerprint_that_it_had_before_there_was_a_choice(manifest, stores):
+    config = dataclasses.asdict(CONFIG)
+    del config["split"]
+    known = {
+        "recipe": 1,
+        "config": config,
+        "features": {store.modality: store.fingerprint.digest for store in stores},
+        "rejects": {store.modality: [] for store in stores},
+        "collection": manifest.fingerprint,
+        "splits": [item.split for item in manifest],
+        "families": manifest.families.tolist(),
+    }
+    pair = dict(zip(DIM, stores, strict=True))
+    assert _fingerprint(CONFIG, pair, manifest) == sha256_of_settings(known)
+    assert _fingerprint(dataclasses.replace(CONFIG, split="inputs"), pair, manifest) != sha256_of_settings(known)
 
 
 def test_heads_are_as_configured():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modalloy.data.splits import SplitsConfig
 from modalloy.errors import ConfigError
 from modalloy.training.align import AlignConfig
 from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
@@ -45,6 +46,18 @@ def test_a_saved_configuration_is_read_back(load, tmp_path):
     save_config(config, tmp_path / "saved.yaml")
     # Paths are saved whole, so that the run can be gone on with from another folder.
     assert load_config(tmp_path / "saved.yaml") == replace(config, collection=str(Path.cwd() / "pictures"))
+
+
+def test_a_pretrained_alloy_is_saved_by_its_whole_path(load, tmp_path):
+    for given in ("runs/other", "alloy:runs/other"):
+        save_config(load(MINIMAL, {"fusion.pretrained": given}), tmp_path / "saved.yaml")
+        assert load_config(tmp_path / "saved.yaml").fusion.pretrained == str(Path.cwd() / "runs/other")
+
+
+def test_splits_are_drawn_as_the_file_says(load):
+    text = MINIMAL + "splits: {seed: 1, tune: 500, inputs: 0.5, test: val}\n"
+    assert load(text).splits == SplitsConfig(1, 500, 0.5, "val")
+    assert load(MINIMAL, {"splits.tune": 7}).splits == SplitsConfig(tune=7)
 
 
 def test_the_demo_configuration_is_whole():
@@ -110,6 +123,9 @@ def test_an_override_that_leads_nowhere_is_refused(load, key, said):
         ("fusion: {first_stage: {epohcs: 3}}", "unknown key fusion.first_stage.epohcs; did you mean epochs? (known: "),
         ("fusion: {first_stage: {epochs: 2.5}}", "fusion.first_stage.epochs must be a whole number, got 2.5"),
         ("fusion: {first_stage: {epochs: true}}", "fusion.first_stage.epochs must be a whole number, got True"),
+        ("splits: {tune: -1}", "splits.tune must be at least 0 images, got -1"),
+        ("splits: {tunes: 1}", "unknown key splits.tunes; did you mean tune?"),
+        ("splits: {test: train}", "splits.test must be one of test, val, got 'train'"),
         ("fusion: 3", "fusion must hold keys and values, got 3"),
         ("fusion: [1]", "fusion must hold keys and values, got [1]"),
         ("fusion: {towers: 3}", "fusion.towers must hold keys and values, got 3"),

@@ -1,10 +1,13 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from modalloy import Alloy, Collection, evaluate, load_encoder
+from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import read_json
+from modalloy.report.table import systems_table
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,14 @@ def test_an_alloy_is_compared_with_its_inputs(finished_run, encoders, collection
     result = evaluate([alloy, *encoders], collection, split="val")
     assert set(result) >= {"val", "systems", "differences"} and "test" not in result
     assert [each["b"] for each in result["differences"]] == [encoder.name for encoder in encoders]
+
+
+def test_the_split_of_the_inputs_can_be_evaluated_though_a_comparison_has_inputs_too(encoders, collection):
+    items = tuple(replace(item, split="inputs") if item.split == "val" else item for item in collection.manifest)
+    result = evaluate(encoders, Collection(Manifest(collection.manifest.root, items), collection.features), "inputs")
+    known = evaluate(encoders, collection, "val")
+    assert result["inputs"] == known["val"] and result["systems"] == known["systems"]
+    assert "Split inputs: " in str(systems_table(result).title)
 
 
 def test_encoders_of_one_name_are_told_apart_by_their_specs(encoders, collection, monkeypatch):

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from modalloy import Alloy, Collection, fuse, load_encoder
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
-from modalloy.fusion import ScoreFusion, TowerConfig, count_parameters
+from modalloy.files import read_json
+from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, count_parameters
+from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
 
@@ -104,6 +108,63 @@ def test_a_fused_alloy_scores_as_its_fuser(fits, encoders, collection, tmp_path)
     expected = fits.fit("validation-tuned weighted cosine").embed_rows(fits.features.text, torch.arange(3))
     texts = collection.manifest.captions[:3]
     assert torch.allclose(alloy.encode_texts(texts).embedding, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(encoders, collection, tmp_path_factory):
+    """An alloy of the same encoders, fitted on other pairs; that it has learned shows in its similarity too."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    items = (
+        replace(item, split="unused") if item.split == "train" and row % 2 else item
+        for row, item in enumerate(collection.manifest)
+    )
+    half = Collection(Manifest(collection.manifest.root, tuple(items)), collection.features)
+    training = replace(TRAINING, learning_rate=1e-2, seed=0)
+    config = FusionConfig(TINY.towers, training, training, weighted_inputs="all")
+    fuse(encoders, half, folder / "alloy", config=config, seed=5)
+    return folder / "alloy"
+
+
+def test_a_fusion_starts_from_a_pretrained_one(fits, encoders, collection, elsewhere, tmp_path):
+    config = FusionConfig(TINY.towers, TRAINING, TRAINING, weighted_inputs="all", pretrained=f"alloy:{elsewhere}")
+    pretrained = Alloy.from_pretrained(elsewhere).fuser
+    # A training from the usual start in the same folder isn't taken for this one.
+    plain = FusionFit(encoders, collection, replace(config, pretrained=None), tmp_path / "fits").fit("HADA stage 2")
+    alloy = fuse(encoders, collection, tmp_path, config=config)
+    histories = [read_json(tmp_path / f"fits/hada-stage-{stage}/seed-0/fit.json")["history"] for stage in (1, 2)]
+    towers = TowerFuser(replace(pretrained.config, weighted_inputs=()), fits.shapes)
+    towers.towers.load_state_dict(pretrained.towers.state_dict())
+    assert histories[0][0] == {"epoch": 0, VALIDATION_RSUM: fits.validation.rsum(towers.eval())}
+    assert len(histories[0]) == len(histories[1]) == 2
+    assert not torch.equal(*(each.towers["text"].output.linear.weight for each in (plain, alloy.fuser)))
+    first = FusionFit(encoders, collection, config, tmp_path / "fits").fit("HADA stage 1")
+    second = first.second_stage((0, 1))
+    second.similarity.load_state_dict(pretrained.similarity.state_dict())
+    assert histories[1][0][VALIDATION_RSUM] == fits.validation.rsum(second.eval())
+    assert torch.equal(
+        Alloy.from_pretrained(tmp_path).encode_texts(["a tree"]).embedding, alloy.encode_texts(["a tree"]).embedding
+    )
+
+
+def test_the_baselines_start_as_ever(fits, encoders, collection, elsewhere, tmp_path):
+    config = replace(TINY, pretrained=str(elsewhere))
+    name = "B2 (concat-linear)"
+    baseline = FusionFit(encoders, collection, config, fits.folder).fit(name)
+    assert torch.equal(
+        baseline.towers["image"].output.linear.weight, fits.fit(name).towers["image"].output.linear.weight
+    )
+    with pytest.raises(ConfigError, match=r"starts HADA, but the method is 'B2 \(concat-linear\)'"):
+        fuse(encoders, collection, tmp_path, method=name, config=config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pretrained_one_of_other_layers_is_refused_before_anything_is_extracted(
+    encoders, tiny_manifest, elsewhere, tmp_path
+):
+    wide = FusionConfig(replace(TINY.towers, token_dim=16), TRAINING, TRAINING, pretrained=str(elsewhere))
+    with pytest.raises(ConfigError, match=r"fusion.towers.token_dim is 16, but 8 in the pretrained"):
+        fuse(encoders, Collection(tiny_manifest, tmp_path / "features"), tmp_path / "alloy", config=wide)
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_encoder_is_not_enough(encoders, collection, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 import torch
 from tiny_run import IMAGES, SETTINGS, TRUNCATED, write_config
 
-from modalloy import Alloy, Searcher
+from modalloy import Alloy, Searcher, load_encoder
 from modalloy.data import Manifest, demo_manifest, read_collection
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
@@ -155,6 +156,33 @@ class TestReuse:
         run = Run(replace(Run.open(run_copy).config, collection=str(tmp_path / "manifest.jsonl")))
         assert run._fingerprint() != read_json(run_copy / "report.json")["fingerprint"]
 
+    def test_other_splits_are_drawn_from_the_same_features(self, run_copy, no_work, caplog):
+        run = Run.open(run_copy)
+        shared, inputs = run.config.splits, run.config.inputs
+        assert run._opened[0].counts() == run.collection.manifest.counts() and "own splits" not in caplog.text
+        foreign = tuple(replace(each, align=replace(each.align, split="inputs")) for each in inputs)
+        drawn = Run(replace(run.config, splits=replace(shared, inputs=0.5), inputs=foreign))
+        with caplog.at_level(logging.INFO, "modalloy"):
+            counts = drawn.collection.manifest.counts()
+        half = IMAGES["train"] // 2
+        # Of an odd number with the truncated picture, whose header is whole.
+        assert (counts["train"]["images"], counts["inputs"]["images"]) in ((half, half + 1), (half + 1, half))
+        assert re.search(r"with the run's own splits: train 1\d images, .*inputs 1\d images", caplog.text)
+        drawn._require_splits()
+        assert drawn._fingerprint() != run._fingerprint()
+        for spec, modality in (("minilm", "text"), ("vit-s14-focus@56", "image")):
+            store = drawn.collection.store(load_encoder(spec), modality)
+            assert store.folder.is_relative_to(run_copy)
+
+    def test_a_pretrained_alloy_counts_by_what_it_is(self, finished_run, run_copy):
+        run = Run.open(run_copy)
+        before = run._fingerprint()
+
+        def pretrained(spec: str) -> str:
+            return Run(replace(run.config, fusion=replace(run.config.fusion, pretrained=spec)))._fingerprint()
+
+        assert pretrained(str(finished_run)) == pretrained(f"alloy:{run_copy}") != before
+
     def test_paths_may_be_relative_or_whole(self, run_copy, monkeypatch):
         """A saved configuration has whole paths, and must still be that of the same run."""
         monkeypatch.chdir(run_copy)
@@ -273,6 +301,12 @@ class TestMistakes:
         config = write_config(tmp_path / "manifest.jsonl", tmp_path / "run", tmp_path / "run.yaml")
         with pytest.raises(DataError, match=f"no captioned image in '{'val' if split == 'tune' else split}'"):
             Run(config).execute()
+
+    def test_the_split_that_an_input_is_aligned_on_must_be_there(self, tmp_path, tiny_collection, no_work):
+        config = write_config(tiny_collection, tmp_path / "run", tmp_path / "run.yaml")
+        foreign = replace(config.inputs[1], align=replace(config.inputs[1].align, split="inputs"))
+        with pytest.raises(DataError, match="no captioned image in 'inputs', which a run needs"):
+            Run(replace(config, inputs=(config.inputs[0], foreign))).execute()
 
     def test_a_run_on_ray_without_ray_makes_no_folder(self, finished_run, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "ray", None)

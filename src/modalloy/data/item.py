@@ -10,8 +10,11 @@ from typing import Any
 from modalloy.data.json_kind import json_kind
 from modalloy.errors import DataError
 
-SPLITS = ("train", "val", "tune", "test")
-"""val chooses for the inputs (alignment), tune chooses for the fusion, test is looked at once."""
+SPLITS = ("train", "val", "tune", "test", "unused", "inputs")
+"""val chooses for the inputs (alignment), tune chooses for the fusion, test is looked at once.
+
+unused is only indexed; on inputs, instead of train, the inputs may be aligned, so that the fusion's pairs are foreign
+to them."""
 
 _BAD_IN_ID = re.compile(r"[#/\x00-\x1f\x7f]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -6,6 +6,7 @@
   bound leaves undecided are scored exactly, so the ranks are the exact ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -93,6 +94,23 @@ def rank_queries(scores: ScoreFunction, caption_image: Int[Tensor, "captions"], 
     image_to_text[image_of.bincount(minlength=scores.n_images) == 0] = torch.nan
     text_to_image = captions.ranks(torch.ones_like(positive), worst=scores.n_images)
     return Ranks(image_to_text.cpu(), text_to_image.cpu())
+
+
+def rank_each_direction(
+    scores: Mapping[Direction, ScoreFunction], caption_image: Int[Tensor, "captions"], block: int = 1024
+) -> Ranks:
+    """Rank each direction by a score function of its own, as hubness corrections have; see `rank_queries`.
+
+    Args:
+        scores: the score function of each direction, of the same images and captions.
+        caption_image: row of each caption's image.
+        block: see `rank_queries`.
+
+    Raises:
+        DataError, ConfigError: see `rank_queries`.
+    """
+    found = {direction: rank_queries(scores[direction], caption_image, block) for direction in DIRECTIONS}
+    return Ranks(**{direction: getattr(ranks, direction) for direction, ranks in found.items()})
 
 
 class _Tally:

@@ -5,6 +5,7 @@ from modalloy.fusion.base import Fuser
 from modalloy.fusion.feature_set import FeatureSet, input_shapes
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
 from modalloy.fusion.paired_features import PairedFeatures, SplitFeatures
+from modalloy.fusion.rotation import Rotated, principal_rotation, truncate
 from modalloy.fusion.score_fusion import ScoreFusion, tune_weights
 from modalloy.fusion.towers import TowerConfig, TowerFuser, count_parameters, hidden_of_equal_size
 
@@ -15,6 +16,7 @@ __all__ = [
     "Fuser",
     "InputShape",
     "PairedFeatures",
+    "Rotated",
     "ScoreFusion",
     "SplitFeatures",
     "TowerConfig",
@@ -22,5 +24,7 @@ __all__ = [
     "count_parameters",
     "hidden_of_equal_size",
     "input_shapes",
+    "principal_rotation",
+    "truncate",
     "tune_weights",
 ]

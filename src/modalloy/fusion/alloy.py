@@ -1,7 +1,7 @@
 """The alloy: N frozen encoders and the fuser that makes one encoder of them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from modalloy.errors import CheckpointError, ConfigError, FeatureError, one_line
 from modalloy.features import pad
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
+from modalloy.fusion.rotation import Rotated
 from modalloy.fusion.score_fusion import ScoreFusion
 from modalloy.fusion.towers import TowerConfig, TowerFuser
 
@@ -166,6 +167,30 @@ class Alloy(Encoder):
         return packed_weights(self.fuser)
 
 
+def saved_fuser(folder: str | Path, encoders: Sequence[Encoder]) -> Fuser:
+    """The fuser of a saved alloy, without its encoders, for features of the same encoders.
+
+    Raises:
+        CheckpointError: the folder holds no alloy, or it is damaged.
+        ConfigError: the alloy was fitted on other encoders than the given ones.
+    """
+    folder = Path(folder).resolve()
+    config = read_config(folder, FORMAT, MAKER)
+    recorded = [fingerprints for _, fingerprints in _recorded_encoders(folder, config)]
+    found = [{modality: encoder.fingerprint(modality) for modality in MODALITIES} for encoder in encoders]
+    if len(recorded) != len(found):
+        raise ConfigError(f"alloy:{folder} was fitted on {len(recorded)} encoders, got {len(found)}; give those.")
+    for position, (its, mine) in enumerate(zip(recorded, found, strict=True)):
+        for modality in MODALITIES:
+            if its[modality].digest != mine[modality].digest:
+                its_name, my_name = (f"{each.name} ({each.digest[:12]})" for each in (its[modality], mine[modality]))
+                raise ConfigError(
+                    f"encoder {position} of alloy:{folder} is {its_name}, but here it is {my_name}; "
+                    "give the encoders that it was fitted on, in their order."
+                )
+    return _load_fuser(folder, config)
+
+
 def _recorded_encoders(folder: Path, config: dict[str, Any]) -> list[tuple[str, dict[Modality, Fingerprint]]]:
     """The spec of each encoder, and the fingerprints it had when the alloy was saved."""
     try:
@@ -187,19 +212,26 @@ def _describe(fuser: Fuser) -> dict[str, Any]:
     shapes = [asdict(shape) for shape in fuser.shapes]
     if isinstance(fuser, TowerFuser):
         return {"kind": "towers", "shapes": shapes, "config": fuser.config.to_dict()}
+    if isinstance(fuser, Rotated):
+        return {"kind": "rotated", "shapes": shapes, "fuser": _describe(fuser.fuser), "dim": fuser.dim}
     return {"kind": "scores", "shapes": shapes}
+
+
+def _fuser_of(described: Mapping[str, Any]) -> Fuser:
+    """A fuser as `_describe` says, with any weights."""
+    shapes = [InputShape(**shape) for shape in described["shapes"]]
+    if described["kind"] == "towers":
+        return TowerFuser(TowerConfig.from_dict(described["config"]), shapes)
+    if described["kind"] == "rotated":
+        fuser = _fuser_of(described["fuser"])
+        return Rotated(fuser, torch.eye(fuser.dim), described["dim"])
+    return ScoreFusion([1.0] * len(shapes), shapes)
 
 
 def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
     weights = read_weights(folder, config)
     try:
-        described = config["fuser"]
-        shapes = [InputShape(**shape) for shape in described["shapes"]]
-        fuser: Fuser = (
-            TowerFuser(TowerConfig.from_dict(described["config"]), shapes)
-            if described["kind"] == "towers"
-            else ScoreFusion([1.0] * len(shapes), shapes)
-        )
+        fuser = _fuser_of(config["fuser"])
         fuser.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise CheckpointError(

@@ -65,6 +65,8 @@ class AlignConfig:
     """Pairs in a batch."""
     all_captions: bool = False
     """Whether an epoch visits every caption once, instead of every image once with one of its captions."""
+    split: Literal["train", "inputs"] = "train"
+    """The split trained on: the fusion's own, or inputs, whose pairs are foreign to it."""
     learning_rate: float = 1e-3
     """Adam's highest learning rate."""
     weight_decay: float = 0.0
@@ -75,7 +77,7 @@ class AlignConfig:
     """Decides the start, the batches and the dropout."""
 
     def __post_init__(self) -> None:
-        choices = {"loss": (*LOSSES, "info_nce"), "schedule": ("cosine", "step")}
+        choices = {"loss": (*LOSSES, "info_nce"), "schedule": ("cosine", "step"), "split": ("train", "inputs")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -140,7 +142,7 @@ def fit_aligner(
 ) -> AlignedEncoder:
     """Aligns two frozen backbones by their stored features, or loads the result if `folder` holds it.
 
-    Trains on the split "train" and logs the recall on "val" after each epoch to `metrics.jsonl`. Killed at
+    Trains on the configuration's split and logs the recall on "val" after each epoch to `metrics.jsonl`. Killed at
     any moment and called again, it goes on from the last finished epoch; on a CPU the result is the same.
     Rejected items are left out.
 
@@ -173,7 +175,7 @@ def fit_aligner(
         encoder = AlignedEncoder.from_pretrained(folder)
         encoder.name = name
         return encoder
-    train, val = (_Split(stores, manifest.split(split)) for split in ("train", "val"))
+    train, val = (_Split(stores, manifest.split(split)) for split in (config.split, "val"))
     sampler = PairSampler(
         train.gallery.caption_image,
         batch_size=config.batch_size,
@@ -308,10 +310,14 @@ def _finished(folder: Path, fingerprint: str) -> bool:
 
 def _fingerprint(config: AlignConfig, stores: dict[Modality, FeatureStore], manifest: Manifest) -> str:
     """SHA-256 of all that decides the result."""
+    settings = asdict(config)
+    # Alignments from before there was a choice stay valid.
+    if config.split == "train":
+        del settings["split"]
     return sha256_of_settings(
         {
             "recipe": _RECIPE,
-            "config": asdict(config),
+            "config": settings,
             "features": {modality: store.fingerprint.digest for modality, store in stores.items()},
             "rejects": {modality: [r["id"] for r in store.rejects()] for modality, store in stores.items()},
             "collection": manifest.fingerprint,

@@ -21,7 +21,7 @@ def align_backbones(
     Args:
         image: spec of the image backbone.
         text: spec of the text backbone.
-        collection: trained on its split "train"; the recall on "val" is logged.
+        collection: trained on the configuration's split of it; the recall on "val" is logged.
         folder: where the aligned encoder goes.
         config: see `AlignConfig`.
         name: for tables; by default made of the specs.

@@ -7,9 +7,11 @@ from typing import Any
 
 import yaml
 
+from modalloy.data.splits import SplitsConfig
 from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
+from modalloy.fusion.pretrained import pretrained_folder
 from modalloy.training.align import AlignConfig
 from modalloy.workflow.collections import DEMO
 from modalloy.workflow.features import ExtractConfig
@@ -57,6 +59,8 @@ class RunConfig:
     """The encoders to fuse, two or more."""
     images: str | None = None
     """Folder of the pictures, where the collection is a file that names them only."""
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    """How the collection's splits are drawn anew; by default they stay as they are."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each trained fusion is fitted once per seed."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -134,6 +138,8 @@ def save_config(config: RunConfig, path: str | Path) -> None:
     for name in ("collection", "images", "features"):
         if values[name] not in (None, DEMO):
             values[name] = str(here / values[name])
+    if values["fusion"]["pretrained"] is not None:
+        values["fusion"]["pretrained"] = str(here / pretrained_folder(values["fusion"]["pretrained"]))
     for each in values["inputs"]:
         for name in ("encoder", "image", "text"):
             each[name] = each[name] and absolute_spec(each[name], here)

@@ -32,7 +32,9 @@ def evaluate(encoders: Sequence[Encoder], collection: Collection, split: str = "
         for name, scores in zip(names, items.input_scores(), strict=True)
     }
     comparison = compare(systems, items.caption_image, reference=names[0])
-    return {split: {"images": len(items.image_rows), "captions": len(items.caption_rows)}, **comparison.to_dict()}
+    counts = {"images": len(items.image_rows), "captions": len(items.caption_rows)}
+    # It stands first, and stays where a comparison has its (here empty) list of inputs: that is a split's name too.
+    return {split: counts} | comparison.to_dict() | {split: counts}
 
 
 def _names(encoders: Sequence[Encoder]) -> list[str]:

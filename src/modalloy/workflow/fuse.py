@@ -21,6 +21,7 @@ from modalloy.fusion import (
     input_shapes,
     tune_weights,
 )
+from modalloy.fusion.pretrained import pretrained_fuser, start_from, take_similarity
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.features import Collection
@@ -36,6 +37,7 @@ Method = Literal[
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
 UNTRAINED = METHODS[:2]
+_NEVER_PRETRAINED = METHODS[:4]
 
 RANK_AVERAGE = "B1 (rank average)"
 # All that the results table compares besides the inputs.
@@ -62,6 +64,9 @@ class FusionConfig:
     """Further training, by the similarity that also weighs input encoders."""
     weighted_inputs: Literal["best", "all"] = "best"
     """Which inputs enter the weighted similarity: the best by validation RSum, as in the paper, or all."""
+    pretrained: str | None = None
+    """Folder of an alloy fitted elsewhere on the same encoders, from whose weights HADA starts, in place of
+    `towers.start`; the baselines don't."""
 
     def __post_init__(self) -> None:
         if self.weighted_inputs not in ("best", "all"):
@@ -128,12 +133,13 @@ class FusionFit:
         folder: holds a folder per method and seed.
 
     Raises:
-        ConfigError: see `FusionConfig.check_inputs`.
+        ConfigError: see `FusionConfig.check_inputs` and `pretrained_fuser`.
         DataError: the collection lacks a training or a validation split.
     """
 
     def __init__(self, encoders: Sequence[Encoder], collection: Collection, config: FusionConfig, folder: Path) -> None:
         config.check_inputs(len(encoders))
+        self.pretrained = config.pretrained and pretrained_fuser(config.pretrained, encoders, config.towers)
         self.encoders = list(encoders)
         self.config = config
         self.folder = folder
@@ -181,11 +187,15 @@ class FusionFit:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fuser = TowerFuser(towers, self.shapes)
+        if self.pretrained and name == "hada":
+            start_from(fuser, self.pretrained)
         return self._trained(fuser, self.config.first_stage, name, 1, seed)
 
     def _both_stages(self, towers: TowerConfig, name: str, seed: int) -> TowerFuser:
         first = self._first_stage(towers, name, seed)
         fuser = first.second_stage(self._weighted_inputs())
+        if self.pretrained and name == "hada":
+            take_similarity(fuser, self.pretrained)
         return self._trained(fuser, self.config.second_stage, name, 2, seed)
 
     def _trained(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
@@ -231,11 +241,13 @@ def fuse(
         seed: of the start, the batches and the dropout.
 
     Raises:
-        ConfigError: an unknown method, or see `FusionConfig.check_inputs`.
+        ConfigError: an unknown method, one that takes no pretrained alloy, or see `FusionFit`.
         DataError: the collection lacks a training or a validation split.
     """
-    folder = Path(folder)
-    fits = FusionFit(encoders, collection, config or FusionConfig(), folder / "fits")
+    folder, config = Path(folder), config or FusionConfig()
+    if config.pretrained is not None and method in _NEVER_PRETRAINED:
+        raise ConfigError(f"fusion.pretrained starts HADA, but the method is {method!r}; leave it out.")
+    fits = FusionFit(encoders, collection, config, folder / "fits")
     alloy = Alloy(encoders, fits.fit(method, seed), method)
     alloy.save(folder)
     index(alloy, collection, folder)

@@ -1,5 +1,6 @@
 """The whole road of one configuration: extract, align, fuse, evaluate, index, report; what is done is reused."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from modalloy import __version__
 from modalloy.data import Manifest
 from modalloy.data.build import Reject
+from modalloy.data.splits import draw_splits
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import DataError
@@ -20,20 +22,22 @@ from modalloy.evaluation import Ranks, compare, rank_average, rank_queries
 from modalloy.features.ray_data import require_ray
 from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
+from modalloy.fusion.pretrained import pretrained_digest
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
 from modalloy.workflow.align import align_backbones
-from modalloy.workflow.collections import open_with_rejects
+from modalloy.workflow.collections import counts_line, open_with_rejects
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fuse import METHODS, RANK_AVERAGE, UNTRAINED, FusionFit, Method, validation_split
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
 
+_log = logging.getLogger(__name__)
 DELIVERED: Method = "HADA stage 2"
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
-# Where things are and how fast they are made; the collection's contents enter the fingerprint themselves.
-_DECIDE_NOTHING = ("collection", "folder", "images", "extraction", "threads", "features")
+# Where things are and how fast they are made; the collection's contents and splits enter the fingerprint themselves.
+_DECIDE_NOTHING = ("collection", "folder", "images", "splits", "extraction", "threads", "features")
 REFERENCES: tuple[Method, Method] = ("HADA stage 2", "HADA stage 1")
 
 
@@ -178,14 +182,19 @@ class Run:
 
     @cached_property
     def _opened(self) -> tuple[Manifest, list[Reject]]:
-        """The collection, and what had to be left out of it."""
-        return open_with_rejects(self.config.collection, self.config.images)
+        """The collection with the splits of this run, and what had to be left out of it."""
+        manifest, rejects = open_with_rejects(self.config.collection, self.config.images)
+        drawn = draw_splits(manifest, self.config.splits)
+        if drawn != manifest:
+            _log.info("%s with the run's own splits: %s", self.config.collection, counts_line(drawn))
+        return drawn, rejects
 
     def _require_splits(self) -> None:
         """Finds what would stop the run halfway before its work begins."""
         counts, rejects = self.collection.manifest.counts(), self._opened[1]
         why = f"; {len(rejects):,} were left out, first {rejects[0].id}: {rejects[0].reason}" if rejects else ""
-        for split in ("train", validation_split(list(counts)), "test"):
+        aligned = [each.align.split for each in self.config.inputs if each.encoder is None]
+        for split in ("train", *aligned, validation_split(list(counts)), "test"):
             if not counts.get(split, {"captions": 0})["captions"]:
                 raise DataError(
                     f"{self.config.collection} has no captioned image in {split!r}, which a run needs; "
@@ -233,8 +242,14 @@ class Run:
         extraction = self.config.to_dict()["extraction"]
         if extraction["augmentations"]:
             config["augmentation"] = [extraction["augmentations"], extraction["augmentation"]]
+        # What it is stands in its digest.
+        if (pretrained := config["fusion"].pop("pretrained")) is not None:
+            config["fusion"]["pretrained"] = pretrained_digest(pretrained)
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
+            # Reports from before there was a choice stay valid.
+            if each["align"]["split"] == "train":
+                del each["align"]["split"]
         return sha256_of_settings(
             {
                 "version": __version__,
