@@ -33,6 +33,10 @@ class EncoderFeatures:
             self.mask.to(device, non_blocking=non_blocking),
         )
 
+    def items(self, chosen: slice) -> "EncoderFeatures":
+        """The features of some items, as views."""
+        return EncoderFeatures(self.embedding[chosen], self.tokens[chosen], self.mask[chosen])
+
 
 @dataclass(frozen=True)
 class InputShape:
