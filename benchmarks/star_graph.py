@@ -14,13 +14,11 @@ process's peak (Linux). Needs torch-geometric.
 import argparse
 import contextlib
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import Step, added_peak, in_fresh_process, measure, ratio
 from torch import Tensor
 from torch_geometric.nn import GATv2Conv
 
@@ -36,7 +34,6 @@ GOALS = {
     ("bfloat16", "forward"): 8.0,
     ("bfloat16", "forward+backward"): 3.0,
 }
-Step = Callable[[], object]
 
 
 def full_graph() -> tuple[Tensor, Tensor]:
@@ -114,48 +111,6 @@ def check_equal() -> float:
     return (mine - theirs).abs().max().item()
 
 
-def measure(steps: dict[str, Step], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each step, after one warm-up, one after the other in every round."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for work in steps.values():
-        work()
-    for _ in range(rounds):
-        for name, work in steps.items():
-            start = clock()
-            work()
-            times[name].append(clock() - start)
-    return times
-
-
-def ratio(slow: list[float], fast: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
-
-
-def resident(field: str) -> int:
-    """Memory of this process in KiB: VmRSS is what it holds now, VmHWM the most it held (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def print_peak(system: str, direction: str) -> None:
-    """Print how many MiB one pass adds to this process's peak."""
-    work = step(system, direction)
-    small = torch.randn(64, 64, requires_grad=True)
-    (small @ small).sum().backward()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    work()
-    print((resident("VmHWM") - before) / 1024)
-
-
-def peak_of(system: str, direction: str) -> float:
-    """MiB, measured in a fresh process."""
-    command = [sys.executable, __file__, "--peak-of", system, direction]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -164,7 +119,7 @@ def main() -> None:
     parser.add_argument("--peak-of", nargs=2, metavar=("SYSTEM", "PASS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
-        print_peak(*options.peak_of)
+        print(added_peak(step(*options.peak_of)))
         return
     if options.clock == "cpu" and options.threads != [1]:
         parser.error("--clock cpu counts the time of all threads together: use it with --threads 1")
@@ -188,7 +143,10 @@ def main() -> None:
                 )
     print("\npeak memory over the inputs and weights (goal: half of PyG's)")
     for direction in PASSES:
-        peaks = {name: peak_of(name, direction) for name in ("PyG", "ours float32", "ours bfloat16")}
+        peaks = {
+            name: in_fresh_process(__file__, "--peak-of", name, direction)
+            for name in ("PyG", "ours float32", "ours bfloat16")
+        }
         print(
             f"  {direction:16} " + ", ".join(f"{name} {peak:.0f} MiB" for name, peak in peaks.items()),
             flush=True,

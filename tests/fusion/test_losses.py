@@ -143,6 +143,66 @@ def test_matching_takes_each_pairs_hardest_unrelated_items(families, seed):
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def naive_probabilities(row: list[float], allowed: list[bool], temperature: float) -> list[float]:
+    kept = iter(naive_softmax([value / temperature for value, ok in zip(row, allowed, strict=True) if ok]))
+    return [next(kept) if ok else 0.0 for ok in allowed]
+
+
+def test_sampled_negatives_follow_the_softmax_of_the_similarities():
+    torch.manual_seed(0)
+    batch, repeats, temperature = 4, 600, 0.5
+    similarity, families = torch.randn(batch, batch), torch.tensor([0, 0, 1, 2])
+    related, rows = families[:, None] == families[None, :], torch.arange(float(batch))[:, None]
+    texts, images = torch.zeros(2, batch, batch)
+    for _ in range(repeats):
+        head = Recorder()
+        matching_loss(head, rows, rows, similarity, related, temperature)
+        for k in range(batch):
+            assert head.pairs[batch + k][0] == head.pairs[2 * batch + k][1] == k
+            texts[k, head.pairs[batch + k][1]] += 1 / repeats
+            images[k, head.pairs[2 * batch + k][0]] += 1 / repeats
+    for drawn, scores in ((texts, similarity), (images, similarity.T)):
+        for k in range(batch):
+            expected = naive_probabilities(scores[k].tolist(), (~related[k]).tolist(), temperature)
+            assert drawn[k].tolist() == pytest.approx(expected, abs=0.08)
+
+
+@given(
+    families=st.lists(st.integers(0, 3), min_size=1, max_size=6),
+    temperature=st.floats(1e-3, 0.5),
+    seed=seeds,
+)
+def test_sampled_negatives_are_unrelated_at_any_temperature(families, temperature, seed):
+    torch.manual_seed(seed)
+    batch = len(families)
+    related = torch.tensor(families)[:, None] == torch.tensor(families)[None, :]
+    # Related pairs far above the others: with a softmax over all, nothing would be left for these.
+    similarity = (2 * torch.rand(batch, batch) - 1).masked_fill(related, 1.0)
+    rows, head = torch.arange(float(batch))[:, None], Recorder()
+    assert matching_loss(head, rows, rows, similarity, related, torch.tensor(temperature)).isfinite()
+    assert len(head.pairs) == batch + 2 * int((~related).any(1).sum())
+    assert not any(related[image, text] for image, text in head.pairs[batch:])
+
+
+def test_the_coldest_draw_is_the_hardest_negative():
+    torch.manual_seed(0)
+    image, text, similarity = torch.randn(5, 2), torch.randn(5, 2), torch.randn(5, 5)
+    related, head = torch.eye(5, dtype=torch.bool), random_head(2)
+    cold = matching_loss(head, image, text, similarity, related, 1e-3)
+    assert cold == matching_loss(head, image, text, similarity, related)
+
+
+def test_negatives_are_drawn_from_the_global_generator_alone():
+    rows, related = torch.arange(6.0)[:, None], torch.eye(6, dtype=torch.bool)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        head = Recorder()
+        matching_loss(head, rows, rows, torch.zeros(6, 6), related, 0.07)
+        drawn.append(head.pairs)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 class Recorder(MatchingHead):
     """Keeps the pairs that it is asked about."""
 
@@ -171,13 +231,14 @@ def test_related_pairs_are_never_negatives_however_similar():
     assert negatives[5] == (3, 1)
 
 
+@pytest.mark.parametrize("temperature", [None, 0.001])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_batch_of_one_image_or_family_learns_from_its_positives_alone(batch):
+def test_a_batch_of_one_image_or_family_learns_from_its_positives_alone(batch, temperature):
     torch.manual_seed(0)
     head = random_head(2)
     image, text = torch.randn(batch, 2, requires_grad=True), torch.randn(batch, 2, requires_grad=True)
     related = torch.ones(batch, batch, dtype=torch.bool)
-    loss = matching_loss(head, image, text, image @ text.T, related)
+    loss = matching_loss(head, image, text, image @ text.T, related, temperature)
     expected = torch.nn.functional.softplus(-head(image, text)).mean()
     torch.testing.assert_close(loss, expected)
     loss.backward()

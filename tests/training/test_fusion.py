@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -18,6 +20,7 @@ from torch.nn.functional import normalize
 from modalloy.data import Item, Manifest
 from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders import Encoded, Encoder, Fingerprint
+from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.features import extract
 from modalloy.features.sources import AugmentedImages, Images
@@ -29,10 +32,11 @@ from modalloy.fusion import (
     TowerFuser,
     input_shapes,
 )
+from modalloy.fusion.losses import matching_loss, positive_targets
 from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.batches import PairRows
-from modalloy.training.fusion import _fingerprint, fit_fuser
-from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.fusion import _FIRST_SETTINGS, _fingerprint, _settings_that_decide, fit_fuser
+from modalloy.training.fusion_module import FusionModule, PairBatch, PairFeatures
 from modalloy.training.fusion_training import FusionTraining
 
 SPLITS = {"train": 48, "val": 24}
@@ -166,7 +170,9 @@ def parts_of(fuser: TowerFuser, towers: nn.ModuleDict, modality: str, inputs) ->
     return [[fused[row], *(each[row] for each in chosen)] for row in range(len(fused))]
 
 
-def naive_loss(fuser, momentum, batch, queue, temperature: float, share: float) -> tuple[Tensor, Tensor]:
+def naive_loss(
+    fuser, momentum, batch, queue, temperature: float, share: float, image_to_text: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """Loops over pairs. `queue` holds (image parts, text parts, image, family) of past pairs."""
     size = len(batch.images)
     sides = {}
@@ -191,7 +197,7 @@ def naive_loss(fuser, momentum, batch, queue, temperature: float, share: float) 
             target = torch.tensor(positive) / sum(positive)
             soft = share * momentum_logits.softmax(0).detach() + (1 - share) * target
             losses.append(-(soft * logits.log_softmax(0)).sum())
-    contrastive = torch.stack(losses).mean()
+    contrastive = image_to_text * sum(losses[:size]) / size + (1 - image_to_text) * sum(losses[size:]) / size
 
     image, text = sides["image"][0], sides["text"][0]
     pairs = [(row, row, 1.0) for row in range(size)]
@@ -262,6 +268,76 @@ def test_the_loss_equals_its_definition_pair_by_pair(paired, method, weighted, q
     theirs = torch.autograd.grad(expected[0] + expected[1], trained)
     for got, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=7),
+    queued=st.lists(st.integers(0, 4), max_size=9),
+    families=st.lists(st.integers(0, 2), min_size=5, max_size=5),
+)
+def test_captions_of_one_image_share_the_target_in_batch_and_queue(paired, pairs, queued, families):
+    """As with `all_captions`, where a batch and the queue may hold an image many times."""
+    module, family = module_of(paired), torch.tensor(families)
+    dim = module.fuser.dim
+    rows = torch.tensor(queued, dtype=torch.long)
+    module.queue.push(torch.zeros(len(rows), dim), torch.zeros(len(rows), dim), rows, family[rows])
+    images = torch.tensor([image for image, _ in pairs])
+    positives, excluded = module._relations(PairBatch([], [], images, family[images]))
+    targets = positive_targets(positives)
+    keys = [image for image, _ in pairs] + module.queue.images.tolist()
+    for row, (image, _) in enumerate(pairs):
+        same = [key == image for key in keys]
+        assert targets[row].tolist() == pytest.approx([each / sum(same) for each in same])
+        related = [key != image and families[key] == families[image] for key in keys]
+        assert excluded[row].tolist() == related
+
+
+OPTIONS = [
+    {"image_to_text_share": 0.3, "matching_weight": 0.25},
+    {"image_to_text_share": 1.0, "matching_weight": 0.0},
+    # So cold that the hardest are drawn.
+    {"matching_negatives": "sampled", "temperature": 0.001},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_weighted_losses_equal_their_definition_pair_by_pair(paired, options):
+    training = dataclasses.replace(TRAINING, **options)
+    fuser = new_fuser(paired, dropout=0.0, start="random")
+    module = module_of(paired, fuser, training)
+    queue = fill_queue(module, paired, [3, 0, 5, 9, 9, 1])
+    batch = batch_of(paired, [0, 1, 5, 9, 9, 2], [0, 3, 10, 18, 19, 4])
+    momentum = copy.deepcopy(module.momentum_towers)
+    loss = module.training_step(batch, 0)
+    contrastive, matching = naive_loss(
+        fuser, momentum, batch, queue, training.temperature, 0.2, training.image_to_text_share
+    )
+    expected = contrastive + training.matching_weight * matching
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    trained = list(fuser.towers.parameters())
+    pairs = zip(torch.autograd.grad(loss, trained), torch.autograd.grad(expected, trained), strict=True)
+    for got, wanted in pairs:
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_without_weight_the_matching_loss_is_not_computed(paired, monkeypatch):
+    monkeypatch.setattr("modalloy.training.fusion_module.matching_loss", lambda *_: pytest.fail("computed"))
+    module = module_of(paired, training=dataclasses.replace(TRAINING, matching_weight=0.0))
+    module.training_step(batch_of(paired, [0, 5, 9]), 0)
+    assert set(module.logged) == {"contrastive"}
+
+
+def test_negatives_are_drawn_at_the_learned_temperature(paired, monkeypatch):
+    given_ = []
+    original = matching_loss
+    monkeypatch.setattr(
+        "modalloy.training.fusion_module.matching_loss", lambda *args: given_.append(args[5]) or original(*args)
+    )
+    for negatives in ("hardest", "sampled"):
+        module = module_of(paired, training=dataclasses.replace(TRAINING, matching_negatives=negatives))
+        module.training_step(batch_of(paired, [0, 5, 9]), 0)
+    assert given_[0] is None
+    assert given_[1] == module.temperature and not given_[1].requires_grad
 
 
 def test_a_bfloat16_queue_gives_nearly_the_same_loss(paired):
@@ -434,6 +510,9 @@ def test_weights_alone_decay_and_similarity_weights_have_their_own_rate(paired, 
         ({"weight_decay": math.nan}, "weight_decay"),
         ({"queue_size": -1}, "queue_size must be at least 0, got -1"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"image_to_text_share": 1.5}, r"image_to_text_share must lie in \[0, 1\]"),
+        ({"matching_weight": -1.0}, "matching_weight must be at least 0"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1 pair, got 0"),
         ({"patience": 0}, "patience must be at least 1"),
     ],
 )
@@ -511,6 +590,17 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(paired, whole, tmp_path, m
     _, expected, expected_history = whole
     assert weights(fuser) == weights(expected)
     assert history == expected_history
+
+
+def test_an_interrupted_fit_with_every_option_goes_on_and_ends_the_same(paired, tmp_path, monkeypatch):
+    training = dataclasses.replace(
+        TRAINING, image_to_text_share=0.3, matching_weight=0.5, matching_negatives="sampled", chunk_size=5
+    )
+    expected = fit(paired, tmp_path / "whole", training=training)
+    with interrupted_in(1, monkeypatch):
+        fit(paired, tmp_path / "resumed", training=training)
+    fuser, history = fit(paired, tmp_path / "resumed", training=training)
+    assert (weights(fuser), history) == (weights(expected[0]), expected[1])
 
 
 def test_a_fit_interrupted_before_its_record_was_written_is_finished(paired, whole, tmp_path, monkeypatch):
@@ -767,12 +857,29 @@ def test_without_copies_their_probability_is_not_in_the_fingerprint(paired):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("modalloy.training.fusion.sha256_of_settings", lambda value: settings.append(value) or "")
         _fingerprint(new_fuser(paired), TRAINING, paired.split("train"), paired.split("val"))
-    expected = dataclasses.asdict(TRAINING)
-    del expected["augment_probability"]
+    expected = {name: getattr(TRAINING, name) for name in _FIRST_SETTINGS - {"augment_probability"}}
     assert settings[0]["training"] == expected
     assert set(settings[0]) == {
         *("recipe", "fuser", "training", "start", "features", "collection", "families", "captions")
     }
+
+
+def test_settings_younger_than_the_recipe_count_where_they_are_used(paired):
+    assert set(_settings_that_decide(TRAINING)) == _FIRST_SETTINGS
+    younger = {"image_to_text_share": 0.3, "matching_weight": 0.0, "matching_negatives": "sampled", "chunk_size": 4}
+    for name, value in younger.items():
+        decide = _settings_that_decide(dataclasses.replace(TRAINING, **{name: value}))
+        assert decide == _settings_that_decide(TRAINING) | {name: value}
+
+
+def test_the_fingerprint_of_a_fit_is_what_it_was_before_the_younger_settings(paired):
+    hashed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modalloy.training.fusion.sha256_of_settings", lambda value: hashed.append(value) or "")
+        _fingerprint(new_fuser(paired), FusionTraining(), paired.split("train"), paired.split("val"))
+    # Taken before there were any.
+    before = "db8d2e640db034d376e587d2cfcffcfd1ef2f030287ad354b0a36a0a8c32fe0d"
+    assert sha256_of_settings(hashed[0]["training"]) == before
 
 
 def test_copies_that_are_lacking_are_counted_once(paired, augmented, tmp_path, caplog):

@@ -53,6 +53,10 @@ class EncoderFeatures:
             mask=self.mask & self.present[:, None],
         )
 
+    def items(self, chosen: slice) -> "EncoderFeatures":
+        """The features of some items, as views."""
+        return EncoderFeatures(self.embedding[chosen], self.tokens[chosen], self.mask[chosen])
+
 
 @dataclass(frozen=True)
 class InputShape:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 _EXCLUDED = torch.finfo(torch.float32).min
@@ -87,8 +87,12 @@ def matching_loss(
     text: Float[Tensor, "batch dim"],
     similarity: Float[Tensor, "batch batch"],
     related: Bool[Tensor, "batch batch"],
+    sampling_temperature: float | Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Binary cross entropy over each pair, its hardest negative text and its hardest negative image (eq. 8).
+    """Binary cross entropy over each pair, a negative text and a negative image of it (eq. 8).
+
+    The negatives are the hardest ones, as in the paper, or drawn by the softmax of the similarities, as in ALBEF
+    and the HADA authors' code.
 
     A pair whose row (or column) holds no unrelated item simply has no negative of that kind, so that a batch of one
     image neither crashes nor learns a false negative.
@@ -97,14 +101,16 @@ def matching_loss(
         head: the discriminator.
         image: fused image vectors.
         text: fused text vectors; row k belongs to image row k.
-        similarity: by which the hardest negatives are chosen, image rows, text columns.
+        similarity: by which the negatives are chosen, image rows, text columns.
         related: True for pairs that aren't negatives: the same image, or items of one family.
+        sampling_temperature: what the similarities are divided by before their softmax, by which negatives are drawn
+            (from torch's global generator); by default the hardest are taken.
     """
     unrelated = ~related
     with_text, with_image = unrelated.any(dim=1), unrelated.any(dim=0)
     scores = similarity.detach().masked_fill(related, float("-inf"))
-    negative_text = scores.argmax(dim=1)[with_text]
-    negative_image = scores.argmax(dim=0)[with_image]
+    negative_text = _negatives(scores[with_text], sampling_temperature)
+    negative_image = _negatives(scores.T[with_image], sampling_temperature)
     # One call: a head with a BatchNorm would take off what tells matching from other pairs if it saw each kind alone.
     logits = head(
         torch.cat([image, image[with_text], image[negative_image]]),
@@ -113,3 +119,15 @@ def matching_loss(
     labels = torch.zeros_like(logits)
     labels[: len(image)] = 1
     return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def _negatives(
+    scores: Float[Tensor, "queries candidates"], temperature: float | Float[Tensor, ""] | None
+) -> Int[Tensor, " queries"]:
+    """For each query the position of one candidate whose score isn't -inf; there is at least one."""
+    if temperature is None:
+        return scores.argmax(dim=1)
+    if not len(scores):
+        return scores.new_empty(0, dtype=torch.int64)
+    # Related candidates leave before the softmax, not after it: at a small temperature nothing might remain to draw.
+    return (scores / temperature).softmax(dim=1).multinomial(1).squeeze(1)

@@ -4,8 +4,9 @@ import copy
 import hashlib
 import logging
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -23,6 +24,14 @@ from modalloy.training.trainer import EarlyStopping, Metrics, fit
 _log = logging.getLogger(__name__)
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
 _RECIPE = 2
+# The settings that this recipe began with.
+_FIRST_SETTINGS = frozenset(
+    (
+        *("epochs", "batch_size", "all_captions", "learning_rate", "final_learning_rate", "similarity_learning_rate"),
+        *("weight_decay", "temperature", "momentum", "queue_size", "distillation", "patience", "seed"),
+        "augment_probability",
+    )
+)
 
 
 def fit_fuser(
@@ -96,7 +105,7 @@ def fit_fuser(
 def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatures, validation: SplitFeatures) -> str:
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
-    settings = asdict(training)
+    settings = _settings_that_decide(training)
     # Where nothing is augmented it decides nothing.
     probability = settings.pop("augment_probability")
     if _augments(training, train):
@@ -120,6 +129,19 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
             "captions": [split.caption_rows.tolist() for split in (train, validation)],
         }
     )
+
+
+def _settings_that_decide(training: FusionTraining) -> dict[str, Any]:
+    """The settings, those younger than the recipe only where they aren't at their default.
+
+    So a fit from before they were there is still found.
+    """
+    values = asdict(training)
+    return {
+        field.name: values[field.name]
+        for field in fields(training)
+        if field.name in _FIRST_SETTINGS or getattr(training, field.name) != field.default
+    }
 
 
 def _augments(training: FusionTraining, train: SplitFeatures) -> bool:

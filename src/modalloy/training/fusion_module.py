@@ -3,13 +3,17 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from modalloy.encoders import Modality
+from modalloy.errors import ConfigError
 from modalloy.fusion.feature_set import FeatureSet
 from modalloy.fusion.inputs import EncoderFeatures
 from modalloy.fusion.losses import (
@@ -23,6 +27,7 @@ from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.queue import MomentumQueue
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairRows
+from modalloy.training.chunks import encode_in_chunks
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.schedules import cosine, per_step
 
@@ -90,10 +95,18 @@ class FusionModule(LightningModule):
         training: see `FusionTraining`.
         steps: optimiser steps of the whole training, for the cosine.
         validation: the items whose RSum is logged after each epoch.
+
+    Raises:
+        ConfigError: the batches are encoded in chunks, but a BatchNorm makes vectors depend on the rest of the batch.
     """
 
     def __init__(self, fuser: TowerFuser, training: FusionTraining, steps: int, validation: SplitFeatures) -> None:
         super().__init__()
+        if training.chunk_size is not None and any(isinstance(part, _BatchNorm) for part in fuser.towers.modules()):
+            raise ConfigError(
+                f"chunk_size={training.chunk_size} would change what a BatchNorm sees; leave chunk_size out, or train "
+                "a fuser without BatchNorm (original.norm)."
+            )
         self.fuser = fuser
         self.validation = validation
         # Copied after the fuser has its weights: a second stage distils from the first, not from a random start.
@@ -106,18 +119,26 @@ class FusionModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
         """The sum of the contrastive and the matching loss (HADA, equation 9)."""
-        image, text = self.fuser("image", batch.image), self.fuser("text", batch.text)
-        contrast = self._contrastive(image, text, batch)
+        image, text = self._fused("image", batch.image), self._fused("text", batch.text)
+        losses = {"contrastive": self._contrastive(image, text, batch)}
+        total = losses["contrastive"]
+        if weight := self.training_config.matching_weight:
+            losses["matching"] = self._matching(image, text, batch)
+            total = total + weight * losses["matching"]
+        self.log_dict(losses, on_epoch=True, on_step=False, batch_size=len(image))
+        return total
+
+    def _fused(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch fused"]:
+        return encode_in_chunks(partial(self.fuser, modality), inputs, self.training_config.chunk_size)
+
+    def _matching(
+        self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
+    ) -> Float[Tensor, ""]:
         related = batch.families[:, None] == batch.families[None, :]
         similarity = self._queries(image, batch.image) @ self._keys(text, batch.text).T
-        matching = matching_loss(self.fuser.matching, image, text, similarity, related)
-        self.log_dict(
-            {"contrastive": contrast, "matching": matching},
-            on_epoch=True,
-            on_step=False,
-            batch_size=len(image),
-        )
-        return contrast + matching
+        sampled = self.training_config.matching_negatives == "sampled"
+        temperature = self.temperature.detach() if sampled else None
+        return matching_loss(self.fuser.matching, image, text, similarity, related, temperature)
 
     def _contrastive(
         self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
@@ -126,12 +147,13 @@ class FusionModule(LightningModule):
             self._update_momentum()
             # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
             self.momentum_towers.eval()
-            momentum_image = self.momentum_towers["image"](batch.image)
-            momentum_text = self.momentum_towers["text"](batch.text)
+            chunk = self.training_config.chunk_size
+            momentum_image = encode_in_chunks(self.momentum_towers["image"], batch.image, chunk)
+            momentum_text = encode_in_chunks(self.momentum_towers["text"], batch.text, chunk)
         image_keys, text_keys = self._keys(momentum_image, batch.image), self._keys(momentum_text, batch.text)
         positives, excluded = self._relations(batch)
         targets = positive_targets(positives)
-        share = self._distillation_share()
+        distillation = self._distillation_share()
         losses = []
         for query, momentum_query, inputs, keys, queued in (
             (image, momentum_image, batch.image, text_keys, self.queue.text_vectors),
@@ -140,11 +162,12 @@ class FusionModule(LightningModule):
             logits = self._logits(self._queries(query, inputs), keys, queued, excluded)
             with torch.no_grad():
                 momentum_logits = self._logits(self._queries(momentum_query, inputs), keys, queued, excluded)
-                soft = distilled_targets(targets, momentum_logits, share)
+                soft = distilled_targets(targets, momentum_logits, distillation)
             losses.append(contrastive_loss(logits, soft))
         # Pushed when the step is done: the gradient still needs the queue as it is.
         self._to_push = (image_keys, text_keys, batch.images, batch.families)
-        return torch.stack(losses).mean()
+        share = self.training_config.image_to_text_share
+        return share * losses[0] + (1 - share) * losses[1]
 
     def _relations(self, batch: PairBatch) -> tuple[Bool[Tensor, "batch keys"], Bool[Tensor, "batch keys"]]:
         """Which keys show a query's own image, and which are neither positive nor an honest negative."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from modalloy.errors import ConfigError
 
@@ -37,6 +38,17 @@ class FusionTraining:
     """Pairs in the momentum queue, at most as many as an epoch has."""
     distillation: float = 0.4
     """Share of the momentum encoders' targets, reached after the first epoch; 0 for none."""
+    image_to_text_share: float = 0.5
+    """Share of the images' contrast with texts in the contrastive loss, beside the texts' with images; the authors'
+    code has 0.3."""
+    matching_weight: float = 1.0
+    """Weight of the matching loss; 0 for none."""
+    matching_negatives: Literal["hardest", "sampled"] = "hardest"
+    """Negatives of the matching loss: each item's most similar unrelated one of the batch, or one drawn by the softmax
+    of the similarities over the temperature, as in ALBEF and the authors' code."""
+    chunk_size: int | None = None
+    """Pairs that are encoded at a time, so that a large batch takes the memory of this many, and its gradient is
+    still that of the whole batch (as by GradCache); costs a second forward pass. By default the whole batch."""
     patience: int = 5
     """Epochs without a better validation RSum after which training stops."""
     seed: int = 0
@@ -49,7 +61,7 @@ class FusionTraining:
             raise ConfigError(
                 f"epochs must be at least 1 and batch_size at least 2, got {self.epochs} and {self.batch_size}."
             )
-        for name in ("momentum", "distillation", "augment_probability"):
+        for name in ("momentum", "distillation", "augment_probability", "image_to_text_share"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {value}.")
@@ -60,9 +72,15 @@ class FusionTraining:
                 "learning_rate must be above 0 and final_learning_rate between 0 and it, "
                 f"got {self.learning_rate} and {self.final_learning_rate}."
             )
-        for name in ("similarity_learning_rate", "weight_decay", "queue_size", "seed"):
+        for name in ("similarity_learning_rate", "weight_decay", "queue_size", "matching_weight", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.matching_negatives not in ("hardest", "sampled"):
+            raise ConfigError(f"matching_negatives must be 'hardest' or 'sampled', got {self.matching_negatives!r}.")
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ConfigError(
+                f"chunk_size must be at least 1 pair, got {self.chunk_size}; leave it out to encode whole batches."
+            )
         if self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
 
