@@ -1,7 +1,7 @@
 """The alloy: N frozen encoders and the fuser that makes one encoder of them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from modalloy.errors import CheckpointError, ConfigError, FeatureError, one_line
 from modalloy.features import pad
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
+from modalloy.fusion.mixture import Mixture
 from modalloy.fusion.score_fusion import ScoreFusion
 from modalloy.fusion.towers import TowerConfig, TowerFuser
 
@@ -187,19 +188,27 @@ def _describe(fuser: Fuser) -> dict[str, Any]:
     shapes = [asdict(shape) for shape in fuser.shapes]
     if isinstance(fuser, TowerFuser):
         return {"kind": "towers", "shapes": shapes, "config": fuser.config.to_dict()}
+    if isinstance(fuser, Mixture):
+        members = [_describe(member) for member in fuser.fusers()]
+        return {"kind": "mixture", "shapes": shapes, "members": members, "inputs": list(fuser.inputs)}
     return {"kind": "scores", "shapes": shapes}
+
+
+def _fuser_of(described: Mapping[str, Any]) -> Fuser:
+    """A fuser as `_describe` says, with any weights."""
+    shapes = [InputShape(**shape) for shape in described["shapes"]]
+    if described["kind"] == "towers":
+        return TowerFuser(TowerConfig.from_dict(described["config"]), shapes)
+    if described["kind"] == "mixture":
+        members = [_fuser_of(member) for member in described["members"]]
+        return Mixture(members, described["inputs"], [1.0] * (len(members) + len(described["inputs"])), shapes)
+    return ScoreFusion([1.0] * len(shapes), shapes)
 
 
 def _load_fuser(folder: Path, config: dict[str, Any]) -> Fuser:
     weights = read_weights(folder, config)
     try:
-        described = config["fuser"]
-        shapes = [InputShape(**shape) for shape in described["shapes"]]
-        fuser: Fuser = (
-            TowerFuser(TowerConfig.from_dict(described["config"]), shapes)
-            if described["kind"] == "towers"
-            else ScoreFusion([1.0] * len(shapes), shapes)
-        )
+        fuser = _fuser_of(config["fuser"])
         fuser.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise CheckpointError(
