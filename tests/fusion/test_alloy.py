@@ -15,6 +15,7 @@ from modalloy.fusion import (
     FeatureSet,
     Fuser,
     InputShape,
+    Mixture,
     Rotated,
     ScoreFusion,
     TowerConfig,
@@ -136,13 +137,19 @@ def test_a_rotated_alloy_is_loaded_whole(encoders, load, tmp_path):
     assert loaded.fingerprint("text") != Alloy(encoders, Rotated(inner, torch.eye(inner.dim))).fingerprint("text")
 
 
-@pytest.mark.parametrize("kind", ["hada", "concat-linear", "scores"])
+def fuser_of_kind(encoders, kind: str) -> Fuser:
+    if kind == "scores":
+        return ScoreFusion([1.0, 2.0], shapes(encoders))
+    if kind == "mixture":
+        members = [fuser_of_kind(encoders, each) for each in ("hada", "scores", "concat-linear")]
+        inner = Mixture(members, [], [0.5, 1.0, 0.0], shapes(encoders))
+        return Mixture([inner, members[2]], [1, 0], [3.0, 1.0, 0.0, 0.5], shapes(encoders))
+    return tower_fuser(encoders, TowerConfig(kind, token_dim=4, heads=2, weighted_inputs=(1, 0)))
+
+
+@pytest.mark.parametrize("kind", ["hada", "concat-linear", "scores", "mixture"])
 def test_a_saved_alloy_is_loaded_whole(encoders, load, tmp_path, kind):
-    fuser: Fuser = (
-        ScoreFusion([1.0, 2.0], shapes(encoders))
-        if kind == "scores"
-        else tower_fuser(encoders, TowerConfig(kind, token_dim=4, heads=2, weighted_inputs=(1, 0)))
-    )
+    fuser = fuser_of_kind(encoders, kind)
     alloy = Alloy(encoders, fuser, name="my alloy")
     before = {modality: alloy.fingerprint(modality) for modality in alloy.modalities}
     alloy.save(tmp_path / "run")
@@ -307,6 +314,9 @@ def tower_config(folder: Path, **changes) -> None:
         (lambda folder: tower_config(folder, heads=0), "can't be loaded as an alloy.*heads"),
         (lambda folder: described(folder, config=None), "can't be loaded as an alloy"),
         (lambda folder: described(folder, kind="scores"), "can't be loaded as an alloy"),
+        (lambda folder: described(folder, kind="mixture"), "can't be loaded as an alloy.*members"),
+        (lambda folder: described(folder, kind="mixture", members=[{}], inputs=[]), "can't be loaded as an alloy"),
+        (lambda folder: described(folder, kind="mixture", members=[], inputs=[7]), "can't be loaded as an alloy"),
     ],
 )
 def test_a_folder_that_is_not_ours_is_refused(alloy, load, tmp_path, damage, message):

@@ -4,9 +4,11 @@ from modalloy.fusion.alloy import Alloy
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.feature_set import FeatureSet, input_shapes
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
+from modalloy.fusion.mixture import Mixture
 from modalloy.fusion.paired_features import PairedFeatures, SplitFeatures
 from modalloy.fusion.rotation import Rotated, principal_rotation, truncate
 from modalloy.fusion.score_fusion import ScoreFusion, tune_weights
+from modalloy.fusion.simplex import choose_weights
 from modalloy.fusion.towers import TowerConfig, TowerFuser, count_parameters, hidden_of_equal_size
 
 __all__ = [
@@ -15,12 +17,14 @@ __all__ = [
     "FeatureSet",
     "Fuser",
     "InputShape",
+    "Mixture",
     "PairedFeatures",
     "Rotated",
     "ScoreFusion",
     "SplitFeatures",
     "TowerConfig",
     "TowerFuser",
+    "choose_weights",
     "count_parameters",
     "hidden_of_equal_size",
     "input_shapes",

@@ -25,6 +25,7 @@ from modalloy.errors import CheckpointError, ConfigError, FeatureError, one_line
 from modalloy.features import pad
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape
+from modalloy.fusion.mixture import Mixture
 from modalloy.fusion.rotation import Rotated
 from modalloy.fusion.score_fusion import ScoreFusion
 from modalloy.fusion.towers import TowerConfig, TowerFuser
@@ -214,6 +215,9 @@ def _describe(fuser: Fuser) -> dict[str, Any]:
         return {"kind": "towers", "shapes": shapes, "config": fuser.config.to_dict()}
     if isinstance(fuser, Rotated):
         return {"kind": "rotated", "shapes": shapes, "fuser": _describe(fuser.fuser), "dim": fuser.dim}
+    if isinstance(fuser, Mixture):
+        members = [_describe(member) for member in fuser.fusers()]
+        return {"kind": "mixture", "shapes": shapes, "members": members, "inputs": list(fuser.inputs)}
     return {"kind": "scores", "shapes": shapes}
 
 
@@ -225,6 +229,9 @@ def _fuser_of(described: Mapping[str, Any]) -> Fuser:
     if described["kind"] == "rotated":
         fuser = _fuser_of(described["fuser"])
         return Rotated(fuser, torch.eye(fuser.dim), described["dim"])
+    if described["kind"] == "mixture":
+        members = [_fuser_of(member) for member in described["members"]]
+        return Mixture(members, described["inputs"], [1.0] * (len(members) + len(described["inputs"])), shapes)
     return ScoreFusion([1.0] * len(shapes), shapes)
 
 

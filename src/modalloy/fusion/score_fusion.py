@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import product
 
 import torch
 from jaxtyping import Float, Int
@@ -10,11 +9,12 @@ from torch import Tensor
 
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
-from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
-from modalloy.evaluation.scores import WeightedScores
+from modalloy.evaluation import EmbeddingScores
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
+from modalloy.fusion.part_scores import PartScores
 from modalloy.fusion.similarity import fold
+from modalloy.fusion.simplex import STEPS, best_weights
 
 
 class ScoreFusion(Fuser):
@@ -52,36 +52,21 @@ class ScoreFusion(Fuser):
         return fold([features.known_embedding for features in inputs], self.weights)
 
 
-def simplex_grid(inputs: int, steps: int) -> list[tuple[float, ...]]:
-    """All weights in multiples of 1/`steps` that sum to 1, the even ones first among equals.
-
-    >>> simplex_grid(2, 2)
-    [(0.5, 0.5), (0.0, 1.0), (1.0, 0.0)]
-    """
-    grid = [counts for counts in product(range(steps + 1), repeat=inputs) if sum(counts) == steps]
-    grid.sort(key=lambda counts: (max(counts), counts))
-    return [tuple(count / steps for count in counts) for counts in grid]
-
-
 def tune_weights(
     image_embeddings: Sequence[Float[Tensor, "images _"]],
     text_embeddings: Sequence[Float[Tensor, "captions _"]],
     caption_image: Int[Tensor, " captions"],
-    steps: int = 20,
+    steps: int = STEPS,
 ) -> tuple[float, ...]:
     """The weights of the inputs' cosines with the best RSum on the given (validation) items.
 
-    All weights in multiples of 1/`steps` are tried; among equals the more even weights win.
+    See `best_weights`; among equals the more even weights win.
 
     Args:
         image_embeddings: unit-norm image embeddings, one matrix per encoder.
         text_embeddings: unit-norm caption embeddings, one matrix per encoder.
         caption_image: the row of each caption's image.
-        steps: fineness of the grid.
+        steps: fineness of the weights, which are multiples of 1/`steps`.
     """
     scores = [EmbeddingScores(image, text) for image, text in zip(image_embeddings, text_embeddings, strict=True)]
-
-    def rsum(weights: tuple[float, ...]) -> float:
-        return metrics(rank_queries(WeightedScores(scores, weights), caption_image)).rsum
-
-    return max(simplex_grid(len(scores), steps), key=rsum)
+    return best_weights(PartScores(scores, caption_image), steps)
