@@ -46,3 +46,13 @@ def test_dropout_acts_in_training(make_features):
     tower = ConcatTower([3, 2], 6, dropout=0.5, start="identity")
     batch = inputs(make_features)
     assert not torch.equal(tower(batch), tower(batch))
+
+
+def test_it_may_read_the_summaries(make_features):
+    torch.manual_seed(0)
+    tower = ConcatTower([3, 2], 6, dropout=0.5, start="random", summary_widths=[5, 6]).eval()
+    batch = inputs(make_features)
+    summaries = [features.tokens[:, 0] / features.tokens[:, 0].norm(dim=-1, keepdim=True) for features in batch]
+    joined = torch.cat([*(features.embedding for features in batch), *summaries], dim=-1)
+    linear = tower.output.linear
+    torch.testing.assert_close(tower(batch), normalize(joined @ linear.weight.T + linear.bias, dim=-1))

@@ -92,7 +92,8 @@ def composition(tower: HadaTower, inputs: list[EncoderFeatures]) -> Tensor:
             graph = graph.clone()
             graph[summaries] = merged
         read = [features.embedding[item] for features in inputs] if tower.read_embeddings else []
-        joined = torch.cat([*read, *merged])
+        own = [features.tokens[item, 0] for features in inputs] if tower.read_summaries else []
+        joined = torch.cat([*read, *merged, *(token / token.norm() for token in own)])
         vector = tower.output.linear.weight @ joined + tower.output.linear.bias
         vectors.append(vector / vector.norm())
     return torch.stack(vectors)
@@ -293,3 +294,10 @@ def test_the_output_may_read_what_the_graph_learned_alone(make_features):
     torch.testing.assert_close(tower(inputs), composition(tower, inputs), rtol=1e-4, atol=1e-5)
     other = [replace(features, embedding=torch.rand_like(features.embedding)) for features in inputs]
     assert torch.equal(tower(other), tower(inputs))
+
+
+@pytest.mark.parametrize("read_embeddings", [True, False])
+def test_the_output_may_read_the_summaries_past_the_graph(make_features, read_embeddings):
+    tower = any_tower(3, "gatv2", "none", 1, read_embeddings=read_embeddings, read_summaries=True)
+    inputs = any_inputs(make_features, 3)
+    torch.testing.assert_close(tower(inputs), composition(tower, inputs), rtol=1e-4, atol=1e-5)

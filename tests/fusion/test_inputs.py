@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from modalloy.errors import ConfigError
-from modalloy.fusion.inputs import InputShape, check_inputs
+from modalloy.fusion.inputs import InputShape, check_inputs, unit_summaries
 
 SHAPES = [InputShape(3, 5, 6), InputShape(4, 7, 8)]
 
@@ -38,3 +40,17 @@ def test_moving_features_keeps_them(make_features):
     for name in ("embedding", "tokens", "mask"):
         assert torch.equal(getattr(moved, name), getattr(features, name))
     assert features.to(torch.device("meta")).tokens.device.type == "meta"
+
+
+def test_chosen_items_keep_which_encoder_they_lack(make_features):
+    features = replace(make_features(4, 3, 5), present=torch.tensor([True, False, True, False]))
+    chosen = features.items(slice(1, 3))
+    assert chosen.present is not None and chosen.present.tolist() == [False, True]
+    assert torch.equal(chosen.tokens, features.tokens[1:3])
+
+
+def test_summaries_are_of_unit_norm_and_zero_where_the_encoder_is_missing(make_features):
+    features = replace(make_features(2, 3, 5), present=torch.tensor([True, False]))
+    (summaries,) = unit_summaries([features])
+    torch.testing.assert_close(summaries[0], features.tokens[0, 0] / features.tokens[0, 0].norm())
+    assert summaries[1].eq(0).all()

@@ -179,6 +179,7 @@ NEW = {
     "layers": 2,
     "edges": "learned",
     "read_embeddings": False,
+    "read_summaries": True,
     "token_dropout": 0.5,
     "encoder_dropout": 0.2,
 }

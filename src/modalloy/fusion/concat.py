@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from modalloy.fusion.inputs import EncoderFeatures
+from modalloy.fusion.inputs import EncoderFeatures, unit_summaries
 from modalloy.fusion.output import FusedOutput
 
 
@@ -22,20 +22,31 @@ class ConcatTower(nn.Module):
         dropout: probability in the linear layers.
         start: see `FusedOutput`.
         hidden: width of the perceptron's hidden layer and result; 0 for the linear layer alone.
+        summary_widths: widths of the encoders' summary tokens, if the last layer reads them too.
     """
 
-    def __init__(self, dims: Sequence[int], output_dim: int, dropout: float, start: str, hidden: int = 0) -> None:
+    def __init__(
+        self,
+        dims: Sequence[int],
+        output_dim: int,
+        dropout: float,
+        start: str,
+        hidden: int = 0,
+        summary_widths: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.perceptron = (
             nn.Sequential(nn.Linear(sum(dims), hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden))
             if hidden
             else None
         )
-        self.output = FusedOutput(dims, hidden, output_dim, dropout, start)
+        self.read_summaries = bool(summary_widths)
+        self.output = FusedOutput(dims, hidden + sum(summary_widths), output_dim, dropout, start)
 
     def forward(self, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch output"]:
         """Fuses a batch."""
         embeddings = [features.known_embedding for features in inputs]
-        if self.perceptron is None:
-            return self.output(embeddings)
-        return self.output(embeddings, self.perceptron(torch.cat(embeddings, dim=-1)))
+        learned = unit_summaries(inputs) if self.read_summaries else []
+        if self.perceptron is not None:
+            learned = [self.perceptron(torch.cat(embeddings, dim=-1)), *learned]
+        return self.output(embeddings, torch.cat(learned, dim=-1) if learned else None)

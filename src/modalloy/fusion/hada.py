@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from modalloy.fusion.edges import LearnedEdges, OriginalEdges
-from modalloy.fusion.inputs import EncoderFeatures, presence
+from modalloy.fusion.inputs import EncoderFeatures, presence, unit_summaries
 from modalloy.fusion.output import FusedOutput
 from modalloy.fusion.star_gcn import StarGCN
 from modalloy.fusion.star_graph import StarGATv2
@@ -42,6 +42,7 @@ class HadaTower(nn.Module):
         layers: how many of them.
         edges: "none", "learned" or "original", the numbers that edges carry; none for "gcn".
         read_embeddings: whether the last layer reads the encoders' embeddings beside the graph's tokens.
+        read_summaries: whether it also reads the encoders' own summary tokens, as they were before the graph.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class HadaTower(nn.Module):
         layers: int = 1,
         edges: str = "none",
         read_embeddings: bool = True,
+        read_summaries: bool = False,
     ) -> None:
         super().__init__()
 
@@ -68,11 +70,13 @@ class HadaTower(nn.Module):
             return _star_layer(graph, token_dim, heads, dropout, edges != "none")
 
         self.read_embeddings = read_embeddings
+        self.read_summaries = read_summaries
         self.project = nn.ModuleList(nn.Linear(width, token_dim) for width in widths)
         self.graph = layer()
         self.activation = nn.ELU() if activation == "elu" else nn.Identity()
         self.merge = merge()
-        self.output = FusedOutput(dims if read_embeddings else [], len(dims) * token_dim, output_dim, dropout, start)
+        learned_dim = len(dims) * token_dim + (sum(widths) if read_summaries else 0)
+        self.output = FusedOutput(dims if read_embeddings else [], learned_dim, output_dim, dropout, start)
         self.edges = _edges(edges, len(dims))
         # Not in one list with the first: one layer's weights keep the names that they have always had.
         self.later_graphs = nn.ModuleList(layer() for _ in range(layers - 1))
@@ -87,7 +91,8 @@ class HadaTower(nn.Module):
         if star.present is not None:
             updated = updated.masked_fill(~star.present[:, :, None], 0)
         embeddings = [features.embedding for features in inputs] if self.read_embeddings else []
-        return self.output(embeddings, updated.flatten(1))
+        learned = [updated.flatten(1), *(unit_summaries(inputs) if self.read_summaries else [])]
+        return self.output(embeddings, torch.cat(learned, dim=-1))
 
     @torch.no_grad()
     def attention(self, inputs: Sequence[EncoderFeatures]) -> list[Float[Tensor, "batch encoders heads _"]]:

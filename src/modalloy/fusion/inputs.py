@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -55,7 +56,8 @@ class EncoderFeatures:
 
     def items(self, chosen: slice) -> "EncoderFeatures":
         """The features of some items, as views."""
-        return EncoderFeatures(self.embedding[chosen], self.tokens[chosen], self.mask[chosen])
+        present = None if self.present is None else self.present[chosen]
+        return EncoderFeatures(self.embedding[chosen], self.tokens[chosen], self.mask[chosen], present)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def presence(inputs: Sequence[EncoderFeatures]) -> Bool[Tensor, "batch encoders"
     """Which items have which encoders."""
     everywhere = torch.ones(len(inputs[0].embedding), dtype=torch.bool, device=inputs[0].embedding.device)
     return torch.stack([everywhere if each.present is None else each.present for each in inputs], dim=1)
+
+
+def unit_summaries(inputs: Sequence[EncoderFeatures]) -> list[Float[Tensor, "batch _"]]:
+    """Every encoder's summary tokens, of unit norm so that encoders of any scale compare; zero where it is missing."""
+    return [F.normalize(features.known().tokens[:, 0].float(), dim=-1) for features in inputs]
 
 
 def check_inputs(inputs: Sequence[EncoderFeatures], shapes: Sequence[InputShape], modality: Modality) -> None:

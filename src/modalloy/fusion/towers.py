@@ -65,6 +65,8 @@ class TowerConfig:
     read_embeddings: bool = True
     """Whether the last layer reads the inputs' embeddings, or only what the graph learned, which is then more diverse
     from the inputs; that needs start="random" (hada)."""
+    read_summaries: bool = False
+    """Whether the last layer also reads the inputs' own summary tokens, past the graph (hada and concat-linear)."""
     token_dropout: float = 0.0
     """Share of each encoder's tokens, its summary token aside, that training leaves out of each item at random; that
     regularises, and saves their computation (hada and hada-original)."""
@@ -92,6 +94,8 @@ class TowerConfig:
         if len(set(self.weighted_inputs)) < len(self.weighted_inputs):
             raise ConfigError(f"weighted_inputs must name each input once, got {self.weighted_inputs}.")
         self._check_graph()
+        if self.method == "hada-original" and self.read_summaries:
+            raise ConfigError("read_summaries can't be had with method 'hada-original'; use method 'hada'.")
         if self.method == "hada-original" and self.encoder_dropout:
             raise ConfigError("encoder_dropout can't be had with method 'hada-original'; use method 'hada'.")
 
@@ -167,9 +171,10 @@ class TowerFuser(Fuser):
 
     def _tower(self, modality: Modality) -> nn.Module:
         config, dims = self.config, [shape.dim for shape in self.shapes]
-        if config.method == "concat-linear":
-            return ConcatTower(dims, self.fused_dim, config.dropout, config.start, config.hidden)
         widths = [shape.width(modality) for shape in self.shapes]
+        if config.method == "concat-linear":
+            summaries = widths if config.read_summaries else ()
+            return ConcatTower(dims, self.fused_dim, config.dropout, config.start, config.hidden, summaries)
         if config.method == "hada-original":
             return OriginalHadaTower(
                 dims, widths, config.token_dim, config.heads, self.fused_dim, config.dropout, config.original
@@ -187,11 +192,12 @@ class TowerFuser(Fuser):
             config.layers,
             config.edges,
             config.read_embeddings,
+            config.read_summaries,
         )
 
     @property
     def reads_tokens(self) -> bool:
-        return self.config.method != "concat-linear"
+        return self.config.method != "concat-linear" or self.config.read_summaries
 
     @property
     def dim(self) -> int:
