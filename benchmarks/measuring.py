@@ -12,10 +12,12 @@ import torch
 Step = Callable[[], object]
 
 
-def measure(steps: dict[str, Step], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+def measure(
+    steps: dict[str, Step], rounds: int, clock: Callable[[], float], warm_up: bool = True
+) -> dict[str, list[float]]:
     """Seconds of each step, after one warm-up, one after the other in every round."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for work in steps.values():
+    for work in steps.values() if warm_up else ():
         work()
     for _ in range(rounds):
         for name, work in steps.items():
