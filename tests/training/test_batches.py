@@ -137,3 +137,56 @@ def test_copies_depend_on_seed_and_epoch_alone_and_change_no_pair():
 def test_without_copies_or_chance_none_are_drawn(copies, probability):
     sampler = PairSampler(caption_image([1] * 9), batch_size=4, seed=0, copies=copies, augment_probability=probability)
     assert all(rows.copies is None for rows in sampler)
+
+
+@given(
+    counts=st.lists(st.integers(0, 6), min_size=2, max_size=9).filter(lambda counts: sum(map(bool, counts)) > 1),
+    captions_per_image=st.integers(2, 5),
+    images_a_batch=st.integers(2, 4),
+    epoch=st.integers(0, 3),
+)
+def test_several_captions_of_an_image_stand_side_by_side(counts, captions_per_image, images_a_batch, epoch):
+    caption_image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    caption_image = caption_image[torch.randperm(len(caption_image), generator=torch.Generator().manual_seed(0))]
+    sampler = PairSampler(
+        caption_image,
+        batch_size=images_a_batch * captions_per_image,
+        seed=3,
+        captions_per_image=captions_per_image,
+        copies=4,
+        augment_probability=0.5,
+    )
+    sampler.set_epoch(epoch)
+    seen: dict[int, list[int]] = {}
+    for pairs in sampler:
+        assert pairs.images.tolist() == caption_image[pairs.captions].tolist()
+        runs = pairs.images.unique_consecutive().tolist()
+        assert len(runs) == len(set(runs)) <= images_a_batch
+        assert pairs.copies is not None
+        for image in runs:
+            assert image not in seen
+            own = pairs.images == image
+            seen[image] = pairs.captions[own].tolist()
+            assert len(pairs.copies[own].unique()) == 1
+    left_out = sum(map(bool, counts)) - len(seen)
+    assert left_out == (1 if sum(map(bool, counts)) % images_a_batch == 1 else 0)
+    for image, captions in seen.items():
+        assert len(set(captions)) == len(captions) == min(counts[image], captions_per_image)
+    assert sampler.pairs == sum(min(count, captions_per_image) for count in counts)
+
+
+def test_every_subset_of_captions_gets_its_turn():
+    sampler = PairSampler(torch.tensor([0, 0, 0, 1]), batch_size=4, seed=0, captions_per_image=2)
+    drawn = set()
+    for epoch in range(60):
+        sampler.set_epoch(epoch)
+        (pairs,) = sampler
+        drawn.add(frozenset(pairs.captions[pairs.images == 0].tolist()))
+    assert drawn == {frozenset(two) for two in ((0, 1), (0, 2), (1, 2))}
+
+
+def test_captions_per_image_that_cannot_work_are_refused():
+    with pytest.raises(ConfigError, match="at least twice captions_per_image, got 7 and 4"):
+        PairSampler(torch.arange(9), batch_size=7, seed=0, captions_per_image=4)
+    with pytest.raises(ConfigError, match="leave out captions_per_image, or it"):
+        PairSampler(torch.arange(9), batch_size=8, seed=0, captions_per_image=2, all_captions=True)

@@ -899,3 +899,41 @@ def test_copies_that_are_lacking_are_counted_once(paired, augmented, tmp_path, c
     caplog.clear()
     fit(augmented, tmp_path / "whole", training=dataclasses.replace(short, epochs=1))
     assert not [record for record in caplog.records if "lacks" in record.message]
+
+
+@pytest.mark.parametrize("weighted", [(), (1, 0)])
+def test_an_image_with_several_captions_is_fused_once_to_the_same_loss_and_gradient(paired, weighted):
+    rows = PairRows(torch.tensor([3, 3, 5, 7, 7]), torch.tensor([6, 7, 10, 15, 14]))
+    found = []
+    for grouped in (True, False):
+        fuser = new_fuser(paired, dropout=0.0, weighted_inputs=weighted)
+        module = module_of(paired, fuser)
+        batch = PairFeatures(paired.image, paired.text, paired.manifest.families, grouped=grouped)[rows]
+        assert len(batch.image[0].embedding) == (3 if grouped else 5)
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        found.append((loss, [parameter.grad for parameter in fuser.parameters()]))
+    (loss, gradients), (expected, expected_gradients) = found
+    torch.testing.assert_close(loss, expected)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_averaged_encoders_are_what_is_validated_and_kept(paired, tmp_path):
+    training = dataclasses.replace(TRAINING, averaged=True, captions_per_image=2, momentum=0.5)
+    fuser, history = fit(paired, tmp_path / "averaged", training=training)
+    best = max(row["validation_rsum"] for row in history)
+    assert paired.split("val").rsum(fuser) == pytest.approx(best, abs=1e-3)
+    plain, _ = fit(paired, tmp_path / "plain", training=dataclasses.replace(training, averaged=False))
+    assert weights(fuser.towers) != weights(plain.towers)
+
+
+def test_with_averaging_the_result_has_the_momentum_towers_and_the_trained_rest(paired):
+    module = module_of(paired, training=dataclasses.replace(TRAINING, averaged=True))
+    for parameter in module.momentum_towers.parameters():
+        parameter.data.add_(1)
+    result = module.result()
+    assert weights(result.towers) == weights(module.momentum_towers) != weights(module.fuser.towers)
+    assert weights(result.matching) == weights(module.fuser.matching)
+    plain = module_of(paired)
+    assert plain.result() is plain.fuser

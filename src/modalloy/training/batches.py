@@ -48,9 +48,12 @@ class PairSampler(Sampler[PairRows]):
             may then share a batch.
         copies: augmented copies of each image, from which one is drawn, each as likely.
         augment_probability: the chance of an image to be replaced by a copy.
+        captions_per_image: how many captions an epoch draws of each image, or all where an image has fewer. They stand
+            side by side in one batch, of `batch_size` // `captions_per_image` images.
 
     Raises:
-        ConfigError: `batch_size` is smaller than 2.
+        ConfigError: `batch_size` is smaller than 2 images with their captions, or `captions_per_image` is given beside
+            `all_captions`.
         DataError: fewer than 2 pairs to draw from.
 
     >>> sampler = PairSampler(torch.tensor([0, 0, 1, 2]), batch_size=2, seed=0)
@@ -70,19 +73,27 @@ class PairSampler(Sampler[PairRows]):
         all_captions: bool = False,
         copies: int = 0,
         augment_probability: float = 0.0,
+        captions_per_image: int = 1,
     ) -> None:
-        if batch_size < 2:
-            raise ConfigError(f"batch_size must be at least 2 for a contrastive loss, got {batch_size}.")
+        if batch_size < 2 * captions_per_image:
+            raise ConfigError(
+                f"batch_size must be at least 2 for a contrastive loss, and at least twice captions_per_image, "
+                f"got {batch_size} and {captions_per_image}."
+            )
+        if all_captions and captions_per_image > 1:
+            raise ConfigError("all_captions already visits every caption; leave out captions_per_image, or it.")
         rows = torch.arange(len(caption_image)) if caption_rows is None else caption_rows
         images = caption_image[rows]
         order = torch.argsort(images, stable=True)
         self._captions = rows[order]
         self._images, self._counts = torch.unique_consecutive(images[order], return_counts=True)
-        self._pairs = len(rows) if all_captions else len(self._images)
-        if self._pairs < 2:
-            raise DataError(f"Training needs at least 2 image-caption pairs to draw from, got {self._pairs}.")
+        drawn = len(rows) if all_captions else len(self._images)
+        if drawn < 2:
+            raise DataError(f"Training needs at least 2 image-caption pairs to draw from, got {drawn}.")
+        self._drawn = drawn
         self._first = self._counts.cumsum(0) - self._counts
-        self._batch_size = batch_size
+        self._batch = batch_size // captions_per_image
+        self._captions_per_image = captions_per_image
         self._seed = seed
         self._all_captions = all_captions
         self._copies = copies
@@ -94,27 +105,47 @@ class PairSampler(Sampler[PairRows]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self._pairs, self._batch_size)
+        whole, rest = divmod(self._drawn, self._batch)
         return whole + (rest > 1)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs in an epoch, those of a batch that is left out included."""
+        if self._captions_per_image == 1:
+            return self._drawn
+        return int(self._counts.clamp(max=self._captions_per_image).sum())
 
     def __iter__(self) -> Iterator[PairRows]:
         generator = torch.Generator().manual_seed(_mixed_seed(self._seed, self._epoch))
-        if self._all_captions:
-            images = self._images.repeat_interleave(self._counts)
-            captions = self._captions
-        else:
-            images = self._images
-            drawn = torch.rand(len(images), generator=generator, dtype=torch.float64) * self._counts
-            captions = self._captions[self._first + drawn.long()]
-        order = torch.randperm(self._pairs, generator=generator)
+        captions, counts = self._drawn_captions(generator)
+        images = self._images.repeat_interleave(self._counts) if self._all_captions else self._images
+        first = counts.cumsum(0) - counts
+        order = torch.randperm(self._drawn, generator=generator)
         # Drawn last, so that a training without copies sees the batches that it would see anyhow.
         copies = self._drawn_copies(generator) if self._copies and self._augment_probability else None
-        for rows in order.split(self._batch_size)[: len(self)]:
-            yield PairRows(images[rows], captions[rows], None if copies is None else copies[rows])
+        for drawn in order.split(self._batch)[: len(self)]:
+            each = counts[drawn]
+            pairs = drawn.repeat_interleave(each)
+            within = torch.arange(len(pairs)) - (each.cumsum(0) - each).repeat_interleave(each)
+            yield PairRows(images[pairs], captions[first[pairs] + within], None if copies is None else copies[pairs])
 
-    def _drawn_copies(self, generator: torch.Generator) -> Int[Tensor, "pairs"]:
-        augmented = torch.rand(self._pairs, generator=generator, dtype=torch.float64) < self._augment_probability
-        return torch.randint(self._copies, (self._pairs,), generator=generator).where(augmented, torch.tensor(-1))
+    def _drawn_captions(self, generator: torch.Generator) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " drawn"]]:
+        """An epoch's captions, those of an image side by side, and how many belong to each thing drawn."""
+        one_each = torch.ones(self._drawn, dtype=torch.int64)
+        if self._all_captions:
+            return self._captions, one_each
+        if self._captions_per_image == 1:
+            lots = torch.rand(len(self._images), generator=generator, dtype=torch.float64) * self._counts
+            return self._captions[self._first + lots.long()], one_each
+        owners = torch.arange(len(self._images)).repeat_interleave(self._counts)
+        shuffled = torch.rand(len(self._captions), generator=generator, dtype=torch.float64).argsort()
+        shuffled = shuffled[owners[shuffled].argsort(stable=True)]
+        kept = torch.arange(len(shuffled)) - self._first[owners] < self._captions_per_image
+        return self._captions[shuffled[kept]], self._counts.clamp(max=self._captions_per_image)
+
+    def _drawn_copies(self, generator: torch.Generator) -> Int[Tensor, "drawn"]:
+        augmented = torch.rand(self._drawn, generator=generator, dtype=torch.float64) < self._augment_probability
+        return torch.randint(self._copies, (self._drawn,), generator=generator).where(augmented, torch.tensor(-1))
 
 
 def pair_loader(dataset: PairDataset, sampler: PairSampler) -> DataLoader:

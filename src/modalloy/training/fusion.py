@@ -78,16 +78,19 @@ def fit_fuser(
         all_captions=training.all_captions,
         copies=paired.image.copies,
         augment_probability=training.augment_probability,
+        captions_per_image=training.captions_per_image,
     )
     if _augments(training, train):
         _log_lacking(train)
     # A longer queue would hold pairs twice, and its zeros would fill the checkpoints of a small collection.
-    pairs = len(train.caption_rows if training.all_captions else train.image_rows)
-    limited = replace(training, queue_size=min(training.queue_size, pairs))
+    limited = replace(training, queue_size=min(training.queue_size, sampler.pairs))
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience)
+    module = FusionModule(fuser, limited, len(sampler) * training.epochs, validation)
+    grouped = training.captions_per_image > 1
+    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.reads_tokens, grouped)
     history = fit(
-        FusionModule(fuser, limited, len(sampler) * training.epochs, validation),
-        pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.reads_tokens), sampler),
+        module,
+        pair_loader(pairs, sampler),
         folder,
         epochs=training.epochs,
         seed=training.seed,
@@ -97,6 +100,8 @@ def fit_fuser(
     )
     if float(history[stopping.best(history)][VALIDATION_RSUM] or 0) <= start_rsum:
         fuser.load_state_dict(start)
+    elif training.averaged:
+        fuser.towers.load_state_dict(module.momentum_towers.state_dict())
     history = [{"epoch": 0, VALIDATION_RSUM: start_rsum}, *history]
     _save_finished(fuser, folder, fingerprint, history)
     return history

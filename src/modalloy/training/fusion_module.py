@@ -42,6 +42,12 @@ class PairBatch:
     text: list[EncoderFeatures]
     images: Int[Tensor, " batch"]
     families: Int[Tensor, " batch"]
+    image_of: Int[Tensor, " batch"] | None = None
+    """Which row of the image features belongs to each pair, where an image with several captions stands there once."""
+
+    def of_pairs(self, image_rows: Float[Tensor, "images dim"]) -> Float[Tensor, "batch dim"]:
+        """What belongs to the rows of the image features, for each pair."""
+        return image_rows if self.image_of is None else image_rows[self.image_of]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PairBatch":
         """The same batch on another device."""
@@ -50,6 +56,7 @@ class PairBatch:
             [features.to(device, non_blocking) for features in self.text],
             self.images.to(device, non_blocking=non_blocking),
             self.families.to(device, non_blocking=non_blocking),
+            None if self.image_of is None else self.image_of.to(device, non_blocking=non_blocking),
         )
 
 
@@ -61,6 +68,7 @@ class PairFeatures:
         text_features: features of all captions.
         families: the family of each image; items of one family are never each other's negatives.
         tokens: whether the fuser reads tokens.
+        grouped: whether the captions of an image stand side by side, so that its features are read and fused once.
     """
 
     def __init__(
@@ -69,18 +77,27 @@ class PairFeatures:
         text_features: FeatureSet,
         families: Int[Tensor, " images"],
         tokens: bool = True,
+        grouped: bool = False,
     ) -> None:
         self.image_features = image_features
         self.text_features = text_features
         self.families = families
         self.tokens = tokens
+        self.grouped = grouped
 
     def __getitem__(self, rows: PairRows) -> PairBatch:
+        images, copies, image_of = rows.images, rows.copies, None
+        if self.grouped:
+            images, image_of = torch.unique_consecutive(images, return_inverse=True)
+            if copies is not None:
+                # The copies of an image's pairs are the same one.
+                copies = copies.new_empty(len(images)).index_put((image_of,), copies)
         return PairBatch(
-            self.image_features.batch(rows.images, self.tokens, rows.copies),
+            self.image_features.batch(images, self.tokens, copies),
             self.text_features.batch(rows.captions, self.tokens),
             rows.images,
             self.families[rows.images],
+            image_of,
         )
 
 
@@ -119,7 +136,7 @@ class FusionModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
         """The sum of the contrastive and the matching loss (HADA, equation 9)."""
-        image, text = self._fused("image", batch.image), self._fused("text", batch.text)
+        image, text = batch.of_pairs(self._fused("image", batch.image)), self._fused("text", batch.text)
         losses = {"contrastive": self._contrastive(image, text, batch)}
         total = losses["contrastive"]
         if weight := self.training_config.matching_weight:
@@ -135,7 +152,9 @@ class FusionModule(LightningModule):
         self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
     ) -> Float[Tensor, ""]:
         related = batch.families[:, None] == batch.families[None, :]
-        similarity = self._queries(image, batch.image) @ self._keys(text, batch.text).T
+        similarity = (
+            self._queries(image, self._weighted(batch, "image")) @ self._keys(text, self._weighted(batch, "text")).T
+        )
         sampled = self.training_config.matching_negatives == "sampled"
         temperature = self.temperature.detach() if sampled else None
         return matching_loss(self.fuser.matching, image, text, similarity, related, temperature)
@@ -148,16 +167,17 @@ class FusionModule(LightningModule):
             # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
             self.momentum_towers.eval()
             chunk = self.training_config.chunk_size
-            momentum_image = encode_in_chunks(self.momentum_towers["image"], batch.image, chunk)
+            momentum_image = batch.of_pairs(encode_in_chunks(self.momentum_towers["image"], batch.image, chunk))
             momentum_text = encode_in_chunks(self.momentum_towers["text"], batch.text, chunk)
-        image_keys, text_keys = self._keys(momentum_image, batch.image), self._keys(momentum_text, batch.text)
+        image_inputs, text_inputs = self._weighted(batch, "image"), self._weighted(batch, "text")
+        image_keys, text_keys = self._keys(momentum_image, image_inputs), self._keys(momentum_text, text_inputs)
         positives, excluded = self._relations(batch)
         targets = positive_targets(positives)
         distillation = self._distillation_share()
         losses = []
         for query, momentum_query, inputs, keys, queued in (
-            (image, momentum_image, batch.image, text_keys, self.queue.text_vectors),
-            (text, momentum_text, batch.text, image_keys, self.queue.image_vectors),
+            (image, momentum_image, image_inputs, text_keys, self.queue.text_vectors),
+            (text, momentum_text, text_inputs, image_keys, self.queue.image_vectors),
         ):
             logits = self._logits(self._queries(query, inputs), keys, queued, excluded)
             with torch.no_grad():
@@ -176,16 +196,19 @@ class FusionModule(LightningModule):
         positives = batch.images[:, None] == images[None, :]
         return positives, (batch.families[:, None] == families[None, :]) & ~positives
 
-    def _queries(self, fused: Tensor, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
+    def _queries(self, fused: Tensor, inputs: Sequence[Tensor]) -> Float[Tensor, "batch dim"]:
         weights = self.fuser.similarity()
-        parts = [fused, *self._weighted_embeddings(inputs)]
+        parts = [fused, *inputs]
         return torch.cat([part * weight for part, weight in zip(parts, weights, strict=True)], dim=-1)
 
-    def _keys(self, fused: Tensor, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
-        return torch.cat([fused, *self._weighted_embeddings(inputs)], dim=-1)
+    def _keys(self, fused: Tensor, inputs: Sequence[Tensor]) -> Float[Tensor, "batch dim"]:
+        return torch.cat([fused, *inputs], dim=-1)
 
-    def _weighted_embeddings(self, inputs: Sequence[EncoderFeatures]) -> list[Tensor]:
-        return [inputs[position].known_embedding for position in self.fuser.config.weighted_inputs]
+    def _weighted(self, batch: PairBatch, modality: Modality) -> list[Float[Tensor, "batch _"]]:
+        """The embeddings of the inputs that enter the weighted similarity, for each pair."""
+        inputs = batch.image if modality == "image" else batch.text
+        known = [inputs[position].known_embedding for position in self.fuser.config.weighted_inputs]
+        return [batch.of_pairs(each) for each in known] if modality == "image" else known
 
     def _logits(self, queries: Tensor, keys: Tensor, queued: Tensor, excluded: Tensor) -> Tensor:
         # The queue's product runs in its own bfloat16: casting 64,000 stored vectors up would cost more than it.
@@ -215,7 +238,15 @@ class FusionModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the validation RSum, by which the best epoch is chosen."""
-        self.log(VALIDATION_RSUM, self.validation.rsum(self.fuser))
+        self.log(VALIDATION_RSUM, self.validation.rsum(self.result()))
+
+    def result(self) -> TowerFuser:
+        """The fuser that the training gives: the trained one, or with the momentum encoders in place of its towers."""
+        if not self.training_config.averaged:
+            return self.fuser
+        averaged = copy.copy(self.fuser)
+        averaged._modules = {**self.fuser._modules, "towers": self.momentum_towers}
+        return averaged
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine from the highest to the final learning rate."""

@@ -21,6 +21,8 @@ class FusionTraining:
     all_captions: bool = False
     """Whether an epoch visits every caption once, as in HADA's code, instead of every image once with one of its
     captions."""
+    captions_per_image: int = 1
+    """Captions of each image that an epoch visits, side by side in one batch, for which the image is encoded once."""
     learning_rate: float = 1e-4
     """Highest learning rate of AdamW, at the start."""
     final_learning_rate: float = 5e-6
@@ -34,6 +36,8 @@ class FusionTraining:
     similarity of the second has another scale."""
     momentum: float | None = None
     """Momentum of the momentum encoders; by default it fits the number of steps, up to the paper's 0.995."""
+    averaged: bool = False
+    """Whether the momentum encoders, a running mean of the trained ones, are what is validated and kept."""
     queue_size: int = 64000
     """Pairs in the momentum queue, at most as many as an epoch has."""
     distillation: float = 0.4
@@ -81,6 +85,8 @@ class FusionTraining:
             raise ConfigError(
                 f"chunk_size must be at least 1 pair, got {self.chunk_size}; leave it out to encode whole batches."
             )
+        if self.captions_per_image < 1:
+            raise ConfigError(f"captions_per_image must be at least 1, got {self.captions_per_image}.")
         if self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
 
