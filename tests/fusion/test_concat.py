@@ -56,3 +56,14 @@ def test_it_may_read_the_summaries(make_features):
     joined = torch.cat([*(features.embedding for features in batch), *summaries], dim=-1)
     linear = tower.output.linear
     torch.testing.assert_close(tower(batch), normalize(joined @ linear.weight.T + linear.bias, dim=-1))
+
+
+def test_it_may_read_the_summaries_alone(make_features):
+    torch.manual_seed(0)
+    tower = ConcatTower([3, 2], 6, dropout=0.0, start="random", summary_widths=[5, 6], read_embeddings=False)
+    batch = inputs(make_features)
+    expected = tower(batch)
+    assert tower.output.linear.in_features == 11
+    for features in batch:
+        features.embedding.fill_(torch.nan)
+    assert torch.equal(tower(batch), expected)

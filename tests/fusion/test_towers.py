@@ -217,6 +217,7 @@ def test_newer_fields_are_recorded_where_they_are_set():
         ({"graph": "gcn", "edges": "learned"}, "has no use for numbers on its edges"),
         ({"graph": "gcn", "edges": "original"}, "has no use for numbers on its edges"),
         ({"read_embeddings": False}, "read_embeddings=False leaves out; say start='random'"),
+        ({"read_embeddings": False, "method": "concat-linear", "start": "random"}, "nothing to read"),
     ],
 )
 def test_impossible_graphs_are_refused(changes, message):

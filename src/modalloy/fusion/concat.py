@@ -23,6 +23,7 @@ class ConcatTower(nn.Module):
         start: see `FusedOutput`.
         hidden: width of the perceptron's hidden layer and result; 0 for the linear layer alone.
         summary_widths: widths of the encoders' summary tokens, if the last layer reads them too.
+        read_embeddings: whether it reads the embeddings.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ConcatTower(nn.Module):
         start: str,
         hidden: int = 0,
         summary_widths: Sequence[int] = (),
+        read_embeddings: bool = True,
     ) -> None:
         super().__init__()
         self.perceptron = (
@@ -41,7 +43,9 @@ class ConcatTower(nn.Module):
             else None
         )
         self.read_summaries = bool(summary_widths)
-        self.output = FusedOutput(dims, hidden + sum(summary_widths), output_dim, dropout, start)
+        self.read_embeddings = read_embeddings
+        read = dims if read_embeddings else []
+        self.output = FusedOutput(read, hidden + sum(summary_widths), output_dim, dropout, start)
 
     def forward(self, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch output"]:
         """Fuses a batch."""
@@ -49,4 +53,5 @@ class ConcatTower(nn.Module):
         learned = unit_summaries(inputs) if self.read_summaries else []
         if self.perceptron is not None:
             learned = [self.perceptron(torch.cat(embeddings, dim=-1)), *learned]
-        return self.output(embeddings, torch.cat(learned, dim=-1) if learned else None)
+        read = embeddings if self.read_embeddings else []
+        return self.output(read, torch.cat(learned, dim=-1) if learned else None)

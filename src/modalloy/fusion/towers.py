@@ -63,8 +63,8 @@ class TowerConfig:
     """A number on each edge of the graph: none; learned for each pair of source and target encoder, and another between
     summary tokens; or the constants of the authors' code (hada, not with graph="gcn")."""
     read_embeddings: bool = True
-    """Whether the last layer reads the inputs' embeddings, or only what the graph learned, which is then more diverse
-    from the inputs; that needs start="random" (hada)."""
+    """Whether the last layer reads the inputs' embeddings; without, the fused vector is more diverse from the inputs,
+    and needs start="random" (hada, and concat-linear where it reads summaries)."""
     read_summaries: bool = False
     """Whether the last layer also reads the inputs' own summary tokens, past the graph (hada and concat-linear)."""
     token_dropout: float = 0.0
@@ -110,6 +110,10 @@ class TowerConfig:
             raise ConfigError(
                 f"a graph convolution has no use for numbers on its edges, got graph='gcn' and edges={self.edges!r}; "
                 "say edges='none', or graph='gatv2' or 'transformer'."
+            )
+        if not self.read_embeddings and self.method == "concat-linear" and not (self.read_summaries or self.hidden):
+            raise ConfigError(
+                "read_embeddings=False leaves method 'concat-linear' nothing to read; say read_summaries=True."
             )
         if not self.read_embeddings and self.start == "identity":
             raise ConfigError(
@@ -174,7 +178,15 @@ class TowerFuser(Fuser):
         widths = [shape.width(modality) for shape in self.shapes]
         if config.method == "concat-linear":
             summaries = widths if config.read_summaries else ()
-            return ConcatTower(dims, self.fused_dim, config.dropout, config.start, config.hidden, summaries)
+            return ConcatTower(
+                dims,
+                self.fused_dim,
+                config.dropout,
+                config.start,
+                config.hidden,
+                summaries,
+                config.read_embeddings,
+            )
         if config.method == "hada-original":
             return OriginalHadaTower(
                 dims, widths, config.token_dim, config.heads, self.fused_dim, config.dropout, config.original
