@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save
@@ -75,9 +75,9 @@ def fit_fuser(
     # A longer queue would hold pairs twice, and its zeros would fill the checkpoints of a small collection.
     pairs = len(train.caption_rows if training.all_captions else train.image_rows)
     limited = replace(training, queue_size=min(training.queue_size, pairs))
-    stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience)
+    stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience, min_delta=training.min_delta)
     history = fit(
-        FusionModule(fuser, limited, len(sampler) * training.epochs, validation),
+        FusionModule(fuser, limited, training.steps_an_epoch(len(sampler)) * training.epochs, validation),
         pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.reads_tokens), sampler),
         folder,
         epochs=training.epochs,
@@ -85,6 +85,9 @@ def fit_fuser(
         description=description,
         fingerprint=fingerprint,
         early_stopping=stopping,
+        gradient_clip=training.gradient_clip,
+        accumulate=training.accumulate,
+        precision=training.precision,
     )
     if float(history[stopping.best(history)][VALIDATION_RSUM] or 0) <= start_rsum:
         fuser.load_state_dict(start)
@@ -96,7 +99,7 @@ def fit_fuser(
 def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatures, validation: SplitFeatures) -> str:
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
-    settings = asdict(training)
+    settings = training.deciding()
     # Where nothing is augmented it decides nothing.
     probability = settings.pop("augment_probability")
     if _augments(training, train):

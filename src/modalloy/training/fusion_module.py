@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from modalloy.fusion.feature_set import FeatureSet
 from modalloy.fusion.inputs import EncoderFeatures
@@ -24,7 +26,7 @@ from modalloy.fusion.queue import MomentumQueue
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairRows
 from modalloy.training.fusion_training import FusionTraining
-from modalloy.training.schedules import cosine, per_step
+from modalloy.training.schedules import constant, cosine, per_step, restarts
 
 VALIDATION_RSUM = "validation_rsum"
 
@@ -106,11 +108,14 @@ class FusionModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
         """The sum of the contrastive and the matching loss (HADA, equation 9)."""
-        image, text = self.fuser("image", batch.image), self.fuser("text", batch.text)
+        image, text = self.fuser("image", batch.image).float(), self.fuser("text", batch.text).float()
+        if batch_index % self.training_config.accumulate == 0:
+            self._update_momentum()
         contrast = self._contrastive(image, text, batch)
         related = batch.families[:, None] == batch.families[None, :]
-        similarity = self._queries(image, batch.image) @ self._keys(text, batch.text).T
-        matching = matching_loss(self.fuser.matching, image, text, similarity, related)
+        with _exact(image.device):
+            similarity = self._queries(image, batch.image) @ self._keys(text, batch.text).T
+            matching = matching_loss(self.fuser.matching, image, text, similarity, related)
         self.log_dict(
             {"contrastive": contrast, "matching": matching},
             on_epoch=True,
@@ -123,11 +128,10 @@ class FusionModule(LightningModule):
         self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
     ) -> Float[Tensor, ""]:
         with torch.no_grad():
-            self._update_momentum()
             # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
             self.momentum_towers.eval()
-            momentum_image = self.momentum_towers["image"](batch.image)
-            momentum_text = self.momentum_towers["text"](batch.text)
+            momentum_image = self.momentum_towers["image"](batch.image).float()
+            momentum_text = self.momentum_towers["text"](batch.text).float()
         image_keys, text_keys = self._keys(momentum_image, batch.image), self._keys(momentum_text, batch.text)
         positives, excluded = self._relations(batch)
         targets = positive_targets(positives)
@@ -166,13 +170,14 @@ class FusionModule(LightningModule):
 
     def _logits(self, queries: Tensor, keys: Tensor, queued: Tensor, excluded: Tensor) -> Tensor:
         # The queue's product runs in its own bfloat16: casting 64,000 stored vectors up would cost more than it.
-        similarity = torch.cat([queries @ keys.T, (queries.to(queued.dtype) @ queued.T).float()], dim=1)
+        with _exact(queries.device):
+            similarity = torch.cat([queries @ keys.T, (queries.to(queued.dtype) @ queued.T).float()], dim=1)
         return exclude(similarity / self.temperature, excluded)
 
     def _distillation_share(self) -> float:
         """Rises linearly over the first epoch, while the momentum encoders know little."""
-        batches = max(int(self.trainer.num_training_batches), 1)
-        return self.training_config.distillation * min(1.0, self.global_step / batches)
+        steps = max(self.training_config.steps_an_epoch(int(self.trainer.num_training_batches)), 1)
+        return self.training_config.distillation * min(1.0, self.global_step / steps)
 
     @torch.no_grad()
     def _update_momentum(self) -> None:
@@ -195,7 +200,7 @@ class FusionModule(LightningModule):
         self.log(VALIDATION_RSUM, self.validation.rsum(self.fuser))
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a cosine from the highest to the final learning rate."""
+        """AdamW with a schedule from the highest to the final learning rate."""
         config = self.training_config
         trained = [*self.fuser.towers.parameters(), *self.fuser.matching.parameters()]
         groups = [
@@ -211,5 +216,20 @@ class FusionModule(LightningModule):
                 }
             )
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": per_step(self._schedule(optimizer))}
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        config = self.training_config
         floor = config.final_learning_rate / config.learning_rate
-        return {"optimizer": optimizer, "lr_scheduler": per_step(cosine(optimizer, self.steps, floor=floor))}
+        warmup = round(config.warmup * self.steps)
+        if config.schedule == "constant":
+            return constant(optimizer, warmup=warmup)
+        if config.schedule == "restarts":
+            period = config.restart_epochs * max(self.steps // config.epochs, 1)
+            return restarts(optimizer, period, floor=floor, warmup=warmup)
+        return cosine(optimizer, self.steps, floor=floor, warmup=warmup)
+
+
+def _exact(device: torch.device) -> AbstractContextManager:
+    """Takes a loss out of autocast: a softmax over 64,000 keys in bfloat16 would lose most of them."""
+    return torch.autocast(device.type, enabled=False)

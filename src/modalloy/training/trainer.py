@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress, TaskID
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from modalloy.errors import CheckpointError, ConfigError
@@ -28,6 +29,7 @@ from modalloy.progress import progress_bar
 from modalloy.training.batches import seed_epoch
 
 Metrics = dict[str, float | int | None]
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def fit(
     validation: DataLoader | None = None,
     early_stopping: EarlyStopping | None = None,
     gradient_clip: float | None = None,
+    accumulate: int = 1,
+    precision: Literal["fp32", "bf16"] = "fp32",
     accelerator: str = "auto",
 ) -> list[Metrics]:
     """Trains `module` in place, going on from the last checkpoint of the same `fingerprint` in `folder`.
@@ -98,6 +102,8 @@ def fit(
         validation: batches for the module's `validation_step`, run after each epoch.
         early_stopping: when to stop before `epochs`; by default never.
         gradient_clip: largest norm of the gradient; by default unlimited.
+        accumulate: batches whose mean gradient makes one step of the optimiser.
+        precision: what the module's step computes in; with "bf16" by autocast, the weights stay in fp32.
         accelerator: as Lightning names it: "auto", "cpu", "gpu".
 
     Returns:
@@ -120,7 +126,9 @@ def fit(
             devices=1,
             max_epochs=epochs,
             gradient_clip_val=gradient_clip,
-            callbacks=[_SeededEpochs(seed), _FitProgress(progress, description), record],
+            accumulate_grad_batches=accumulate,
+            precision=_PRECISIONS[precision],
+            callbacks=[_SeededEpochs(seed), _MeanGradient(), _FitProgress(progress, description), record],
             plugins=[_AtomicCheckpointIO()],
             default_root_dir=str(folder),
             logger=False,
@@ -145,6 +153,17 @@ class _SeededEpochs(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seed_epoch(self._seed, trainer.current_epoch)
+
+
+class _MeanGradient(Callback):
+    """Makes the gradient of an epoch's last step a mean, too, where fewer batches than the others' are left for it."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        left = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches
+        if left:
+            for parameter in pl_module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(trainer.accumulate_grad_batches / left)
 
 
 class _FitProgress(Callback):

@@ -233,6 +233,8 @@ class Run:
         extraction = self.config.to_dict()["extraction"]
         if extraction["augmentations"]:
             config["augmentation"] = [extraction["augmentations"], extraction["augmentation"]]
+        for stage in ("first_stage", "second_stage"):
+            config["fusion"][stage] = getattr(self.config.fusion, stage).deciding()
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
         return sha256_of_settings(
