@@ -48,9 +48,10 @@ class PairSampler(Sampler[PairRows]):
             may then share a batch.
         copies: augmented copies of each image, from which one is drawn, each as likely.
         augment_probability: the chance of an image to be replaced by a copy.
+        smallest: a last batch of fewer pairs is left out; at least 2.
 
     Raises:
-        ConfigError: `batch_size` is smaller than 2.
+        ConfigError: `batch_size` is smaller than 2 or than `smallest`.
         DataError: fewer than 2 pairs to draw from.
 
     >>> sampler = PairSampler(torch.tensor([0, 0, 1, 2]), batch_size=2, seed=0)
@@ -70,9 +71,12 @@ class PairSampler(Sampler[PairRows]):
         all_captions: bool = False,
         copies: int = 0,
         augment_probability: float = 0.0,
+        smallest: int = 2,
     ) -> None:
         if batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2 for a contrastive loss, got {batch_size}.")
+        if batch_size < smallest:
+            raise ConfigError(f"batch_size must be at least {smallest}, a pair for each process, got {batch_size}.")
         rows = torch.arange(len(caption_image)) if caption_rows is None else caption_rows
         images = caption_image[rows]
         order = torch.argsort(images, stable=True)
@@ -83,6 +87,7 @@ class PairSampler(Sampler[PairRows]):
             raise DataError(f"Training needs at least 2 image-caption pairs to draw from, got {self._pairs}.")
         self._first = self._counts.cumsum(0) - self._counts
         self._batch_size = batch_size
+        self._smallest = smallest
         self._seed = seed
         self._all_captions = all_captions
         self._copies = copies
@@ -95,7 +100,7 @@ class PairSampler(Sampler[PairRows]):
 
     def __len__(self) -> int:
         whole, rest = divmod(self._pairs, self._batch_size)
-        return whole + (rest > 1)
+        return whole + (rest >= self._smallest)
 
     def __iter__(self) -> Iterator[PairRows]:
         generator = torch.Generator().manual_seed(_mixed_seed(self._seed, self._epoch))
@@ -126,10 +131,13 @@ def pair_loader(dataset: PairDataset, sampler: PairSampler) -> DataLoader:
     return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
-def seed_epoch(seed: int, epoch: int) -> None:
-    """Seeds torch's global random numbers (dropout, say) for one epoch, from `seed` and `epoch` alone."""
-    torch.manual_seed(_mixed_seed(seed, epoch))
+def seed_epoch(seed: int, epoch: int, process: int = 0) -> None:
+    """Seeds torch's global random numbers (dropout, say) for one epoch, from `seed` and `epoch` alone.
+
+    Of several processes that train together each draws its own.
+    """
+    torch.manual_seed(_mixed_seed(seed, epoch, *([process] if process else [])))
 
 
-def _mixed_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def _mixed_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalloy.encoders.base import sha256_of_settings
-from modalloy.errors import CheckpointError, DataError
+from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairSampler, pair_loader
 from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule, PairFeatures
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.tracking import Tracker
 from modalloy.training.trainer import EarlyStopping, Metrics, fit
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ def fit_fuser(
     validation: SplitFeatures,
     folder: Path,
     description: str,
+    tracker: Tracker | None = None,
+    curve: str = "",
 ) -> list[Metrics]:
     """Trains `fuser` in place and leaves it at its best epoch by validation RSum, or at its start if none is better.
 
@@ -50,10 +53,18 @@ def fit_fuser(
         validation: the items that choose the epoch.
         folder: where `model.safetensors`, `fit.json`, `metrics.jsonl` and, meanwhile, checkpoints go.
         description: stands before the progress bar.
+        tracker: also keeps each epoch's metrics.
+        curve: the training's name there.
 
     Returns:
         The metrics of each epoch, the start as epoch 0.
+
+    Raises:
+        ConfigError: several devices for a fusion that has BatchNorm.
+        CheckpointError: the finished fit or the checkpoint in `folder` is damaged.
     """
+    if training.devices > 1 and any(isinstance(module, nn.BatchNorm1d) for module in fuser.modules()):
+        raise ConfigError("a fusion with BatchNorm learns its statistics of whole batches: set devices to 1.")
     fingerprint = _fingerprint(fuser, training, train, validation)
     history = _load_finished(fuser, folder, fingerprint)
     if history is not None:
@@ -69,6 +80,7 @@ def fit_fuser(
         all_captions=training.all_captions,
         copies=paired.image.copies,
         augment_probability=training.augment_probability,
+        smallest=max(2, training.devices),
     )
     if _augments(training, train):
         _log_lacking(train)
@@ -88,6 +100,9 @@ def fit_fuser(
         gradient_clip=training.gradient_clip,
         accumulate=training.accumulate,
         precision=training.precision,
+        devices=training.devices,
+        tracker=tracker,
+        curve=curve,
     )
     if float(history[stopping.best(history)][VALIDATION_RSUM] or 0) <= start_rsum:
         fuser.load_state_dict(start)

@@ -26,6 +26,7 @@ from modalloy.fusion.queue import MomentumQueue
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairRows
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.processes import first_says, gathered, part_of
 from modalloy.training.schedules import constant, cosine, per_step, restarts
 
 VALIDATION_RSUM = "validation_rsum"
@@ -33,12 +34,14 @@ VALIDATION_RSUM = "validation_rsum"
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The features of a batch of pairs: image row k belongs to text row k."""
+    """The features of a batch of pairs, or this process's part of them: image row k belongs to text row k."""
 
     image: list[EncoderFeatures]
     text: list[EncoderFeatures]
     images: Int[Tensor, " batch"]
+    """The row of each pair's image; of the whole batch, also where the features are a part."""
     families: Int[Tensor, " batch"]
+    """The family of each pair's image, likewise."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PairBatch":
         """The same batch on another device."""
@@ -73,9 +76,11 @@ class PairFeatures:
         self.tokens = tokens
 
     def __getitem__(self, rows: PairRows) -> PairBatch:
+        part = part_of(len(rows.images))
+        copies = None if rows.copies is None else rows.copies[part]
         return PairBatch(
-            self.image_features.batch(rows.images, self.tokens, rows.copies),
-            self.text_features.batch(rows.captions, self.tokens),
+            self.image_features.batch(rows.images[part], self.tokens, copies),
+            self.text_features.batch(rows.captions[part], self.tokens),
             rows.images,
             self.families[rows.images],
         )
@@ -83,6 +88,9 @@ class PairFeatures:
 
 class FusionModule(LightningModule):
     """Trains a fuser by contrast against the batch and a momentum queue, with distillation, and by matching.
+
+    Of several processes each fuses its part of a batch, and all compute the loss of the whole batch (`processes`): the
+    negatives of the contrast and of the matching are drawn from it as in a single process.
 
     Keys are the momentum encoders' vectors, as in ALBEF, which HADA follows. Vectors enter the queue unweighted and
     the weighted similarity is applied to the queries, so that the queue never holds stale similarity weights.
@@ -108,7 +116,9 @@ class FusionModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
         """The sum of the contrastive and the matching loss (HADA, equation 9)."""
-        image, text = self.fuser("image", batch.image).float(), self.fuser("text", batch.text).float()
+        count = len(batch.images)
+        image = gathered(self.fuser("image", batch.image).float(), count)
+        text = gathered(self.fuser("text", batch.text).float(), count)
         if batch_index % self.training_config.accumulate == 0:
             self._update_momentum()
         contrast = self._contrastive(image, text, batch)
@@ -130,8 +140,8 @@ class FusionModule(LightningModule):
         with torch.no_grad():
             # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
             self.momentum_towers.eval()
-            momentum_image = self.momentum_towers["image"](batch.image).float()
-            momentum_text = self.momentum_towers["text"](batch.text).float()
+            momentum_image = gathered(self.momentum_towers["image"](batch.image).float(), len(batch.images))
+            momentum_text = gathered(self.momentum_towers["text"](batch.text).float(), len(batch.images))
         image_keys, text_keys = self._keys(momentum_image, batch.image), self._keys(momentum_text, batch.text)
         positives, excluded = self._relations(batch)
         targets = positive_targets(positives)
@@ -159,14 +169,14 @@ class FusionModule(LightningModule):
 
     def _queries(self, fused: Tensor, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         weights = self.fuser.similarity()
-        parts = [fused, *self._weighted_embeddings(inputs)]
+        parts = [fused, *self._weighted_embeddings(inputs, len(fused))]
         return torch.cat([part * weight for part, weight in zip(parts, weights, strict=True)], dim=-1)
 
     def _keys(self, fused: Tensor, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
-        return torch.cat([fused, *self._weighted_embeddings(inputs)], dim=-1)
+        return torch.cat([fused, *self._weighted_embeddings(inputs, len(fused))], dim=-1)
 
-    def _weighted_embeddings(self, inputs: Sequence[EncoderFeatures]) -> list[Tensor]:
-        return [inputs[position].embedding for position in self.fuser.config.weighted_inputs]
+    def _weighted_embeddings(self, inputs: Sequence[EncoderFeatures], count: int) -> list[Tensor]:
+        return [gathered(inputs[position].embedding, count) for position in self.fuser.config.weighted_inputs]
 
     def _logits(self, queries: Tensor, keys: Tensor, queued: Tensor, excluded: Tensor) -> Tensor:
         # The queue's product runs in its own bfloat16: casting 64,000 stored vectors up would cost more than it.
@@ -197,7 +207,7 @@ class FusionModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the validation RSum, by which the best epoch is chosen."""
-        self.log(VALIDATION_RSUM, self.validation.rsum(self.fuser))
+        self.log(VALIDATION_RSUM, first_says(lambda: self.validation.rsum(self.fuser), self.device))
 
     def configure_optimizers(self) -> Any:
         """AdamW with a schedule from the highest to the final learning rate."""

@@ -69,6 +69,8 @@ class FusionTraining:
     """Share of the steps over which the learning rate rises at the start."""
     min_delta: float = 0.0
     """By how much the validation RSum must be better to count."""
+    devices: int = 1
+    """Processes of this machine that train together, each on its part of every batch; on a GPU each, if there are."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -97,11 +99,15 @@ class FusionTraining:
         for name, values in (("precision", ("fp32", "bf16")), ("schedule", ("cosine", "restarts", "constant"))):
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
-        for name in ("accumulate", "restart_epochs"):
+        for name in ("accumulate", "restart_epochs", "devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
             raise ConfigError(f"gradient_clip must be above 0, got {self.gradient_clip}; leave it out for none.")
+        if self.batch_size < self.devices:
+            raise ConfigError(
+                f"batch_size must be at least devices, a pair for each, got {self.batch_size} and {self.devices}."
+            )
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup must lie in [0, 1), got {self.warmup}.")
         if not 0 <= self.min_delta < math.inf:
