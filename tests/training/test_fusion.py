@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import hashlib
 import json
 import math
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from toy_pairs import SPLITS, TRAINING, Noisy, collection, features, new_fuser
 
-from modalloy.data import Item, Manifest
+from modalloy.data import Manifest
 from modalloy.data.rand_augment import RandAugment
-from modalloy.encoders import Encoded, Encoder, Fingerprint
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.features import extract
@@ -28,103 +27,26 @@ from modalloy.fusion import (
     FeatureSet,
     PairedFeatures,
     SplitFeatures,
-    TowerConfig,
     TowerFuser,
-    input_shapes,
 )
 from modalloy.fusion.losses import matching_loss, positive_targets
 from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.batches import PairRows
-from modalloy.training.fusion import _FIRST_SETTINGS, _fingerprint, _settings_that_decide, fit_fuser
+from modalloy.training.fusion import _fingerprint, fit_fuser
 from modalloy.training.fusion_module import FusionModule, PairBatch, PairFeatures
 from modalloy.training.fusion_training import FusionTraining
 
-SPLITS = {"train": 48, "val": 24}
-LATENT = 6
-TOWERS = TowerConfig(token_dim=8, heads=2, dropout=0.1)
-TRAINING = FusionTraining(
-    epochs=3,
-    batch_size=12,
-    learning_rate=3e-3,
-    similarity_learning_rate=0.05,
-    momentum=0.9,
-    queue_size=30,
-)
-
-
-class Noisy(Encoder):
-    """Knows an item by its number alone: the tokens hold its latent vector, the embedding little of it."""
-
-    modalities = ("image", "text")
-
-    def __init__(self, number: int, weights: str = "a") -> None:
-        self.number = number
-        self.weights = weights
-        self.name = self.spec = f"noisy-{number}"
-
-    def fingerprint(self, modality):
-        return Fingerprint(f"{self.spec} {modality}", "1", self.weights * 64, "b" * 64)
-
-    def dim(self, modality):
-        return 4 + self.number
-
-    def width(self, modality):
-        return LATENT + (self.number if modality == "image" else 1)
-
-    def preprocess(self, modality, item):
-        number = item.getpixel((0, 0))[0] if modality == "image" else int(item.split()[0])
-        return torch.tensor(number)
-
-    def forward(self, modality, prepared):
-        embeddings, tokens = [], []
-        for number in prepared:
-            latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(int(number)))
-            own = torch.Generator().manual_seed(1000 * (1 + self.number) + int(number))
-            if modality == "text":
-                own.manual_seed(own.initial_seed() + 500_000)
-            mixing = torch.Generator().manual_seed(self.number)
-            shared = latent @ torch.randn(LATENT, self.dim(modality), generator=mixing)
-            embeddings.append(shared + 3 * torch.randn(self.dim(modality), generator=own))
-            spread = torch.randn(LATENT, self.width(modality), generator=mixing)
-            count = 1 + int(number) % 3
-            tokens.append((latent @ spread).expand(count, -1) * (torch.arange(count) + 1)[:, None])
-        lengths = torch.tensor([len(each) for each in tokens])
-        return Encoded(normalize(torch.stack(embeddings), dim=-1), torch.cat(tokens), lengths)
-
-
-def collection(root: Path, splits: dict[str, int]) -> Manifest:
-    """Two captions an image; train images 0 and 1, and 2 and 3, are of one family."""
-    root.mkdir(parents=True, exist_ok=True)
-    items = []
-    for number, split in enumerate(split for split, count in splits.items() for _ in range(count)):
-        path = root / f"{number}.png"
-        Image.new("RGB", (2, 2), (number, 0, 0)).save(path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        family = f"family {number // 2}" if number < 4 else None
-        captions = (f"{number} first", f"{number} second")
-        items.append(Item(str(number), path.name, sha256, split, captions, family))
-    return Manifest(root, tuple(items))
-
-
-def features(manifest: Manifest, folder: Path, weights: str = "a") -> PairedFeatures:
-    sets = [
-        FeatureSet(
-            [extract(Noisy(k, weights), m, manifest, folder / f"{k}/{m}", workers=1, progress=False) for k in range(2)]
-        )
-        for m in ("image", "text")
-    ]
-    return PairedFeatures(manifest, *sets)
+SETTINGS_FROM_THE_START = {
+    *("epochs", "batch_size", "all_captions", "learning_rate", "final_learning_rate", "similarity_learning_rate"),
+    *("weight_decay", "temperature", "momentum", "queue_size", "distillation", "patience", "seed"),
+    "augment_probability",
+}
 
 
 @pytest.fixture(scope="module")
 def paired(tmp_path_factory) -> PairedFeatures:
     root = tmp_path_factory.mktemp("collection")
     return features(collection(root / "pictures", SPLITS), root / "features")
-
-
-def new_fuser(paired: PairedFeatures, seed: int = 0, **changes) -> TowerFuser:
-    torch.manual_seed(seed)
-    return TowerFuser(dataclasses.replace(TOWERS, **changes), input_shapes(paired.image, paired.text))
 
 
 def fit(paired, folder, fuser=None, training=TRAINING, **splits):
@@ -514,11 +436,28 @@ def test_weights_alone_decay_and_similarity_weights_have_their_own_rate(paired, 
         ({"matching_weight": -1.0}, "matching_weight must be at least 0"),
         ({"chunk_size": 0}, "chunk_size must be at least 1 pair, got 0"),
         ({"patience": 0}, "patience must be at least 1"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"restart_epochs": 0}, "restart_epochs must be at least 1"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be above 0, got 0.0; leave it out"),
+        ({"gradient_clip": math.nan}, "gradient_clip"),
+        ({"warmup": 1.0}, r"warmup must lie in \[0, 1\)"),
+        ({"min_delta": -1.0}, "min_delta must be at least 0"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(TRAINING, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("precision", "one of fp32, bf16, got 'x'"), ("schedule", "cosine, restarts, constant, got 'x'")],
+)
+def test_unknown_names_are_refused(name, message):
+    training = dataclasses.replace(TRAINING)
+    object.__setattr__(training, name, "x")  # past the type checks that only the tests have
+    with pytest.raises(ConfigError, match=message):
+        training.__post_init__()
 
 
 # Fitting -------------------------------------------------------------------------------------------------
@@ -857,29 +796,22 @@ def test_without_copies_their_probability_is_not_in_the_fingerprint(paired):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("modalloy.training.fusion.sha256_of_settings", lambda value: settings.append(value) or "")
         _fingerprint(new_fuser(paired), TRAINING, paired.split("train"), paired.split("val"))
-    expected = {name: getattr(TRAINING, name) for name in _FIRST_SETTINGS - {"augment_probability"}}
-    assert settings[0]["training"] == expected
+    assert settings[0]["training"].keys() == SETTINGS_FROM_THE_START - {"augment_probability"}
     assert set(settings[0]) == {
         *("recipe", "fuser", "training", "start", "features", "collection", "families", "captions")
     }
 
 
-def test_settings_younger_than_the_recipe_count_where_they_are_used(paired):
-    assert set(_settings_that_decide(TRAINING)) == _FIRST_SETTINGS
-    younger = {"image_to_text_share": 0.3, "matching_weight": 0.0, "matching_negatives": "sampled", "chunk_size": 4}
-    for name, value in younger.items():
-        decide = _settings_that_decide(dataclasses.replace(TRAINING, **{name: value}))
-        assert decide == _settings_that_decide(TRAINING) | {name: value}
-
-
-def test_the_fingerprint_of_a_fit_is_what_it_was_before_the_younger_settings(paired):
-    hashed = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modalloy.training.fusion.sha256_of_settings", lambda value: hashed.append(value) or "")
-        _fingerprint(new_fuser(paired), FusionTraining(), paired.split("train"), paired.split("val"))
-    # Taken before there were any.
-    before = "db8d2e640db034d376e587d2cfcffcfd1ef2f030287ad354b0a36a0a8c32fe0d"
-    assert sha256_of_settings(hashed[0]["training"]) == before
+def test_settings_that_came_later_count_only_away_from_their_defaults():
+    """So that what was fitted before they came is still taken for what it is."""
+    assert TRAINING.deciding().keys() == SETTINGS_FROM_THE_START
+    # What FusionTraining's settings hashed to before the later ones.
+    digest = "02b7308ad68e986044dd7b5d6f1a3664f80894bd3b6a1e21b550e1dfd9bdc7ca"
+    assert sha256_of_settings(FusionTraining().deciding()) == digest
+    changed = {"precision": "bf16", "accumulate": 2, "gradient_clip": 1.0, "schedule": "constant", "warmup": 0.5}
+    changed |= {"image_to_text_share": 0.3, "matching_weight": 0.0, "matching_negatives": "sampled", "chunk_size": 4}
+    changed |= {"captions_per_image": 2, "averaged": True}
+    assert dataclasses.replace(TRAINING, **changed).deciding() == {**TRAINING.deciding(), **changed}
 
 
 def test_copies_that_are_lacking_are_counted_once(paired, augmented, tmp_path, caplog):

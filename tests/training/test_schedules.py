@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from modalloy.training.schedules import cosine, per_step, step_decay
+from modalloy.training.schedules import constant, cosine, per_step, restarts, step_decay
 
 
 def rates(make_schedule, steps: int) -> list[float]:
@@ -22,6 +22,26 @@ def test_cosine_rises_then_falls_to_its_floor_and_stays():
     assert seen[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert all(later < earlier for earlier, later in pairwise(seen[3:11]))
     assert seen[10:] == pytest.approx([0.2] * 4)
+
+
+def test_cosine_agrees_with_torchs_cosine_annealing():
+    ours = rates(lambda optimizer: cosine(optimizer, 10, floor=0.1), 11)
+    theirs = rates(lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10, eta_min=0.2), 11)
+    assert ours == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("growth", [1, 2, 3])
+def test_restarts_agree_with_torchs_warm_restarts(growth):
+    torchs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
+    ours = rates(lambda optimizer: restarts(optimizer, 4, growth=growth, floor=0.1), 40)
+    theirs = rates(lambda optimizer: torchs(optimizer, T_0=4, T_mult=growth, eta_min=0.2), 40)
+    assert ours == pytest.approx(theirs)
+    warm = rates(lambda optimizer: restarts(optimizer, 4, growth=growth, floor=0.1, warmup=3), 43)
+    assert warm == pytest.approx([0.5, 1.0, 1.5, *theirs])
+
+
+def test_a_constant_rate_rises_and_stays():
+    assert rates(lambda optimizer: constant(optimizer, warmup=1), 4) == pytest.approx([1.0, 2.0, 2.0, 2.0])
 
 
 def test_step_decay_agrees_with_torchs_step_lr():

@@ -57,7 +57,7 @@ class Tiny(LightningModule):
 
 def train(module: Tiny, folder: Path, **options):
     arguments = dict(epochs=4, seed=1, description="tiny", fingerprint=FINGERPRINT, accelerator="cpu")
-    return fit(module, batches(), folder, **(arguments | options))
+    return fit(module, options.pop("batches", None) or batches(), folder, **(arguments | options))
 
 
 def weights(module: nn.Module) -> list[float]:
@@ -185,3 +185,51 @@ def test_an_error_in_the_module_gets_through(tmp_path):
 
     with pytest.raises(RuntimeError, match="the step failed"):
         train(Broken(), tmp_path)
+
+
+def test_accumulated_gradients_are_means_also_in_an_epochs_last_step(tmp_path):
+    """Three batches an epoch, two a step: the second step of an epoch is of one batch alone."""
+
+    class Plain(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(12, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.5)
+
+    def loader():
+        return pair_loader(Rows(), PairSampler(torch.arange(12) // 2, batch_size=2, seed=3))
+
+    for clip in (None, 1e-3):
+        ours, reference = Plain(), Plain()
+        train(ours, tmp_path / str(clip), epochs=2, accumulate=2, gradient_clip=clip, batches=loader())
+        sampler = loader().sampler
+        optimizer = reference.configure_optimizers()
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            drawn = [Rows()[rows] for rows in sampler]
+            assert len(drawn) == 3
+            for group in (drawn[:2], drawn[2:]):
+                optimizer.zero_grad()
+                torch.stack([reference.training_step(batch, 0) for batch in group]).mean().backward()
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(reference.parameters(), clip)
+                optimizer.step()
+        assert weights(ours) == pytest.approx(weights(reference), rel=1e-5, abs=1e-7)
+
+
+def test_bf16_leaves_the_weights_in_fp32(tmp_path):
+    class Watching(Tiny):
+        def training_step(self, batch, batch_idx):
+            self.seen = self.layers(batch).dtype
+            return super().training_step(batch, batch_idx)
+
+    module = Watching()
+    train(module, tmp_path, epochs=1, precision="bf16")
+    assert module.seen == torch.bfloat16
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}

@@ -50,10 +50,11 @@ class PairSampler(Sampler[PairRows]):
         augment_probability: the chance of an image to be replaced by a copy.
         captions_per_image: how many captions an epoch draws of each image, or all where an image has fewer. They stand
             side by side in one batch, of `batch_size` // `captions_per_image` images.
+        smallest: a last batch of fewer pairs is left out, as is one of a single image.
 
     Raises:
-        ConfigError: `batch_size` is smaller than 2 images with their captions, or `captions_per_image` is given beside
-            `all_captions`.
+        ConfigError: `batch_size` is smaller than 2 images with their captions or than `smallest`, or
+            `captions_per_image` is given beside `all_captions`.
         DataError: fewer than 2 pairs to draw from.
 
     >>> sampler = PairSampler(torch.tensor([0, 0, 1, 2]), batch_size=2, seed=0)
@@ -74,12 +75,15 @@ class PairSampler(Sampler[PairRows]):
         copies: int = 0,
         augment_probability: float = 0.0,
         captions_per_image: int = 1,
+        smallest: int = 2,
     ) -> None:
         if batch_size < 2 * captions_per_image:
             raise ConfigError(
                 f"batch_size must be at least 2 for a contrastive loss, and at least twice captions_per_image, "
                 f"got {batch_size} and {captions_per_image}."
             )
+        if batch_size < smallest:
+            raise ConfigError(f"batch_size must be at least {smallest}, a pair for each process, got {batch_size}.")
         if all_captions and captions_per_image > 1:
             raise ConfigError("all_captions already visits every caption; leave out captions_per_image, or it.")
         rows = torch.arange(len(caption_image)) if caption_rows is None else caption_rows
@@ -93,6 +97,8 @@ class PairSampler(Sampler[PairRows]):
         self._drawn = drawn
         self._first = self._counts.cumsum(0) - self._counts
         self._batch = batch_size // captions_per_image
+        # In images where a batch holds several captions of each: of so many images there are at least as many pairs.
+        self._smallest = max(2, smallest)
         self._captions_per_image = captions_per_image
         self._seed = seed
         self._all_captions = all_captions
@@ -106,7 +112,7 @@ class PairSampler(Sampler[PairRows]):
 
     def __len__(self) -> int:
         whole, rest = divmod(self._drawn, self._batch)
-        return whole + (rest > 1)
+        return whole + (rest >= self._smallest)
 
     @property
     def pairs(self) -> int:
@@ -157,10 +163,13 @@ def pair_loader(dataset: PairDataset, sampler: PairSampler) -> DataLoader:
     return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
-def seed_epoch(seed: int, epoch: int) -> None:
-    """Seeds torch's global random numbers (dropout, say) for one epoch, from `seed` and `epoch` alone."""
-    torch.manual_seed(_mixed_seed(seed, epoch))
+def seed_epoch(seed: int, epoch: int, process: int = 0) -> None:
+    """Seeds torch's global random numbers (dropout, say) for one epoch, from `seed` and `epoch` alone.
+
+    Of several processes that train together each draws its own.
+    """
+    torch.manual_seed(_mixed_seed(seed, epoch, *([process] if process else [])))
 
 
-def _mixed_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def _mixed_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

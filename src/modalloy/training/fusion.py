@@ -4,34 +4,26 @@ import copy
 import hashlib
 import logging
 import shutil
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalloy.encoders.base import sha256_of_settings
-from modalloy.errors import CheckpointError, DataError
+from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairSampler, pair_loader
 from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule, PairFeatures
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.tracking import Tracker
 from modalloy.training.trainer import EarlyStopping, Metrics, fit
 
 _log = logging.getLogger(__name__)
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
 _RECIPE = 2
-# The settings that this recipe began with.
-_FIRST_SETTINGS = frozenset(
-    (
-        *("epochs", "batch_size", "all_captions", "learning_rate", "final_learning_rate", "similarity_learning_rate"),
-        *("weight_decay", "temperature", "momentum", "queue_size", "distillation", "patience", "seed"),
-        "augment_probability",
-    )
-)
 
 
 def fit_fuser(
@@ -41,6 +33,8 @@ def fit_fuser(
     validation: SplitFeatures,
     folder: Path,
     description: str,
+    tracker: Tracker | None = None,
+    curve: str = "",
 ) -> list[Metrics]:
     """Trains `fuser` in place and leaves it at its best epoch by validation RSum, or at its start if none is better.
 
@@ -59,10 +53,18 @@ def fit_fuser(
         validation: the items that choose the epoch.
         folder: where `model.safetensors`, `fit.json`, `metrics.jsonl` and, meanwhile, checkpoints go.
         description: stands before the progress bar.
+        tracker: also keeps each epoch's metrics.
+        curve: the training's name there.
 
     Returns:
         The metrics of each epoch, the start as epoch 0.
+
+    Raises:
+        ConfigError: several devices for a fusion that has BatchNorm.
+        CheckpointError: the finished fit or the checkpoint in `folder` is damaged.
     """
+    if training.devices > 1 and any(isinstance(module, nn.BatchNorm1d) for module in fuser.modules()):
+        raise ConfigError("a fusion with BatchNorm learns its statistics of whole batches: set devices to 1.")
     fingerprint = _fingerprint(fuser, training, train, validation)
     history = _load_finished(fuser, folder, fingerprint)
     if history is not None:
@@ -79,13 +81,14 @@ def fit_fuser(
         copies=paired.image.copies,
         augment_probability=training.augment_probability,
         captions_per_image=training.captions_per_image,
+        smallest=max(2, training.devices),
     )
     if _augments(training, train):
         _log_lacking(train)
     # A longer queue would hold pairs twice, and its zeros would fill the checkpoints of a small collection.
     limited = replace(training, queue_size=min(training.queue_size, sampler.pairs))
-    stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience)
-    module = FusionModule(fuser, limited, len(sampler) * training.epochs, validation)
+    stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience, min_delta=training.min_delta)
+    module = FusionModule(fuser, limited, training.steps_an_epoch(len(sampler)) * training.epochs, validation)
     grouped = training.captions_per_image > 1
     pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.reads_tokens, grouped)
     history = fit(
@@ -97,6 +100,12 @@ def fit_fuser(
         description=description,
         fingerprint=fingerprint,
         early_stopping=stopping,
+        gradient_clip=training.gradient_clip,
+        accumulate=training.accumulate,
+        precision=training.precision,
+        devices=training.devices,
+        tracker=tracker,
+        curve=curve,
     )
     if float(history[stopping.best(history)][VALIDATION_RSUM] or 0) <= start_rsum:
         fuser.load_state_dict(start)
@@ -110,7 +119,7 @@ def fit_fuser(
 def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatures, validation: SplitFeatures) -> str:
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
-    settings = _settings_that_decide(training)
+    settings = training.deciding()
     # Where nothing is augmented it decides nothing.
     probability = settings.pop("augment_probability")
     if _augments(training, train):
@@ -134,19 +143,6 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
             "captions": [split.caption_rows.tolist() for split in (train, validation)],
         }
     )
-
-
-def _settings_that_decide(training: FusionTraining) -> dict[str, Any]:
-    """The settings, those younger than the recipe only where they aren't at their default.
-
-    So a fit from before they were there is still found.
-    """
-    values = asdict(training)
-    return {
-        field.name: values[field.name]
-        for field in fields(training)
-        if field.name in _FIRST_SETTINGS or getattr(training, field.name) != field.default
-    }
 
 
 def _augments(training: FusionTraining, train: SplitFeatures) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LambdaLR
 
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
@@ -29,23 +31,27 @@ from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairRows
 from modalloy.training.chunks import encode_in_chunks
 from modalloy.training.fusion_training import FusionTraining
-from modalloy.training.schedules import cosine, per_step
+from modalloy.training.processes import first_says, gathered, part_of
+from modalloy.training.schedules import constant, cosine, per_step, restarts
 
 VALIDATION_RSUM = "validation_rsum"
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The features of a batch of pairs: image row k belongs to text row k."""
+    """The features of a batch of pairs, or this process's part of them: image row k belongs to text row k."""
 
     image: list[EncoderFeatures]
     text: list[EncoderFeatures]
     images: Int[Tensor, " batch"]
+    """The row of each pair's image; of the whole batch, also where the features are a part."""
     families: Int[Tensor, " batch"]
-    image_of: Int[Tensor, " batch"] | None = None
-    """Which row of the image features belongs to each pair, where an image with several captions stands there once."""
+    """The family of each pair's image, likewise."""
+    image_of: Int[Tensor, " part"] | None = None
+    """Which row of the image features belongs to each pair of this process's part, where an image with several captions
+    stands there once."""
 
-    def of_pairs(self, image_rows: Float[Tensor, "images dim"]) -> Float[Tensor, "batch dim"]:
+    def of_pairs(self, image_rows: Float[Tensor, "images dim"]) -> Float[Tensor, "part dim"]:
         """What belongs to the rows of the image features, for each pair."""
         return image_rows if self.image_of is None else image_rows[self.image_of]
 
@@ -86,7 +92,9 @@ class PairFeatures:
         self.grouped = grouped
 
     def __getitem__(self, rows: PairRows) -> PairBatch:
-        images, copies, image_of = rows.images, rows.copies, None
+        part = part_of(len(rows.images))
+        images, image_of = rows.images[part], None
+        copies = None if rows.copies is None else rows.copies[part]
         if self.grouped:
             images, image_of = torch.unique_consecutive(images, return_inverse=True)
             if copies is not None:
@@ -94,7 +102,7 @@ class PairFeatures:
                 copies = copies.new_empty(len(images)).index_put((image_of,), copies)
         return PairBatch(
             self.image_features.batch(images, self.tokens, copies),
-            self.text_features.batch(rows.captions, self.tokens),
+            self.text_features.batch(rows.captions[part], self.tokens),
             rows.images,
             self.families[rows.images],
             image_of,
@@ -103,6 +111,9 @@ class PairFeatures:
 
 class FusionModule(LightningModule):
     """Trains a fuser by contrast against the batch and a momentum queue, with distillation, and by matching.
+
+    Of several processes each fuses its part of a batch, and all compute the loss of the whole batch (`processes`): the
+    negatives of the contrast and of the matching are drawn from it as in a single process.
 
     Keys are the momentum encoders' vectors, as in ALBEF, which HADA follows. Vectors enter the queue unweighted and
     the weighted similarity is applied to the queries, so that the queue never holds stale similarity weights.
@@ -136,39 +147,44 @@ class FusionModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
         """The sum of the contrastive and the matching loss (HADA, equation 9)."""
-        image, text = batch.of_pairs(self._fused("image", batch.image)), self._fused("text", batch.text)
+        count = len(batch.images)
+        image = gathered(batch.of_pairs(_full(self._fused("image", batch.image))), count)
+        text = gathered(_full(self._fused("text", batch.text)), count)
+        if batch_index % self.training_config.accumulate == 0:
+            self._update_momentum()
         losses = {"contrastive": self._contrastive(image, text, batch)}
         total = losses["contrastive"]
         if weight := self.training_config.matching_weight:
             losses["matching"] = self._matching(image, text, batch)
             total = total + weight * losses["matching"]
-        self.log_dict(losses, on_epoch=True, on_step=False, batch_size=len(image))
+        self.log_dict(losses, on_epoch=True, on_step=False, batch_size=count)
         return total
 
-    def _fused(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch fused"]:
+    def _fused(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "part fused"]:
         return encode_in_chunks(partial(self.fuser, modality), inputs, self.training_config.chunk_size)
 
     def _matching(
         self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
     ) -> Float[Tensor, ""]:
         related = batch.families[:, None] == batch.families[None, :]
-        similarity = (
-            self._queries(image, self._weighted(batch, "image")) @ self._keys(text, self._weighted(batch, "text")).T
-        )
         sampled = self.training_config.matching_negatives == "sampled"
         temperature = self.temperature.detach() if sampled else None
-        return matching_loss(self.fuser.matching, image, text, similarity, related, temperature)
+        queries, keys = self._weighted(batch, "image"), self._weighted(batch, "text")
+        with _exact(image.device):
+            similarity = self._queries(image, queries) @ self._keys(text, keys).T
+            return matching_loss(self.fuser.matching, image, text, similarity, related, temperature)
 
     def _contrastive(
         self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
     ) -> Float[Tensor, ""]:
         with torch.no_grad():
-            self._update_momentum()
             # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
             self.momentum_towers.eval()
-            chunk = self.training_config.chunk_size
+            chunk, count = self.training_config.chunk_size, len(batch.images)
             momentum_image = batch.of_pairs(encode_in_chunks(self.momentum_towers["image"], batch.image, chunk))
             momentum_text = encode_in_chunks(self.momentum_towers["text"], batch.text, chunk)
+            momentum_image = gathered(_full(momentum_image), count)
+            momentum_text = gathered(_full(momentum_text), count)
         image_inputs, text_inputs = self._weighted(batch, "image"), self._weighted(batch, "text")
         image_keys, text_keys = self._keys(momentum_image, image_inputs), self._keys(momentum_text, text_inputs)
         positives, excluded = self._relations(batch)
@@ -208,17 +224,19 @@ class FusionModule(LightningModule):
         """The embeddings of the inputs that enter the weighted similarity, for each pair."""
         inputs = batch.image if modality == "image" else batch.text
         known = [inputs[position].known_embedding for position in self.fuser.config.weighted_inputs]
-        return [batch.of_pairs(each) for each in known] if modality == "image" else known
+        own = [batch.of_pairs(each) for each in known] if modality == "image" else known
+        return [gathered(each, len(batch.images)) for each in own]
 
     def _logits(self, queries: Tensor, keys: Tensor, queued: Tensor, excluded: Tensor) -> Tensor:
         # The queue's product runs in its own bfloat16: casting 64,000 stored vectors up would cost more than it.
-        similarity = torch.cat([queries @ keys.T, (queries.to(queued.dtype) @ queued.T).float()], dim=1)
+        with _exact(queries.device):
+            similarity = torch.cat([queries @ keys.T, (queries.to(queued.dtype) @ queued.T).float()], dim=1)
         return exclude(similarity / self.temperature, excluded)
 
     def _distillation_share(self) -> float:
         """Rises linearly over the first epoch, while the momentum encoders know little."""
-        batches = max(int(self.trainer.num_training_batches), 1)
-        return self.training_config.distillation * min(1.0, self.global_step / batches)
+        steps = max(self.training_config.steps_an_epoch(int(self.trainer.num_training_batches)), 1)
+        return self.training_config.distillation * min(1.0, self.global_step / steps)
 
     @torch.no_grad()
     def _update_momentum(self) -> None:
@@ -238,7 +256,7 @@ class FusionModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the validation RSum, by which the best epoch is chosen."""
-        self.log(VALIDATION_RSUM, self.validation.rsum(self.result()))
+        self.log(VALIDATION_RSUM, first_says(lambda: self.validation.rsum(self.result()), self.device))
 
     def result(self) -> TowerFuser:
         """The fuser that the training gives: the trained one, or with the momentum encoders in place of its towers."""
@@ -249,7 +267,7 @@ class FusionModule(LightningModule):
         return averaged
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a cosine from the highest to the final learning rate."""
+        """AdamW with a schedule from the highest to the final learning rate."""
         config = self.training_config
         trained = [*self.fuser.towers.parameters(), *self.fuser.matching.parameters()]
         groups = [
@@ -265,5 +283,25 @@ class FusionModule(LightningModule):
                 }
             )
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": per_step(self._schedule(optimizer))}
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        config = self.training_config
         floor = config.final_learning_rate / config.learning_rate
-        return {"optimizer": optimizer, "lr_scheduler": per_step(cosine(optimizer, self.steps, floor=floor))}
+        warmup = round(config.warmup * self.steps)
+        if config.schedule == "constant":
+            return constant(optimizer, warmup=warmup)
+        if config.schedule == "restarts":
+            period = config.restart_epochs * max(self.steps // config.epochs, 1)
+            return restarts(optimizer, period, floor=floor, warmup=warmup)
+        return cosine(optimizer, self.steps, floor=floor, warmup=warmup)
+
+
+def _full(vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
+    """At least float32, whatever the layers computed in."""
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+def _exact(device: torch.device) -> AbstractContextManager:
+    """Takes a loss out of autocast: a softmax over 64,000 keys in bfloat16 would lose most of them."""
+    return torch.autocast(device.type, enabled=False)

@@ -1,10 +1,20 @@
 """How a fusion is trained: the settings of HADA's losses and optimiser (arXiv 2301.04742, section 4.1)."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from modalloy.errors import ConfigError
+
+# What fingerprints have always held. A setting that came later enters them only where it isn't at its default, so
+# that what was fitted before it came is still recognised.
+_ALWAYS_IN_FINGERPRINTS = frozenset(
+    (
+        *("epochs", "batch_size", "all_captions", "learning_rate", "final_learning_rate", "similarity_learning_rate"),
+        *("weight_decay", "temperature", "momentum", "queue_size", "distillation", "patience", "seed"),
+        "augment_probability",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,23 @@ class FusionTraining:
     """Seed of the start, the batches and the dropout."""
     augment_probability: float = 0.75
     """Chance of a training image to be replaced by one of its augmented copies, where there are any."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the layers compute in; with bf16 weights, optimiser, momentum encoders, losses and validation stay fp32."""
+    accumulate: int = 1
+    """Batches whose mean gradient makes one step; each sees the queue with the batches before it."""
+    gradient_clip: float | None = None
+    """Largest norm of a step's gradient; by default unlimited."""
+    schedule: Literal["cosine", "restarts", "constant"] = "cosine"
+    """"cosine": one fall to the final learning rate; "restarts": one after another, each twice as long, as in HADA's
+    code; "constant": none."""
+    restart_epochs: int = 30
+    """Epochs of the first fall, for "restarts"; the authors take 50 in the first stage and 30 in the second."""
+    warmup: float = 0.0
+    """Share of the steps over which the learning rate rises at the start."""
+    min_delta: float = 0.0
+    """By how much the validation RSum must be better to count."""
+    devices: int = 1
+    """Processes of this machine that train together, each on its part of every batch; on a GPU each, if there are."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -87,8 +114,48 @@ class FusionTraining:
             )
         if self.captions_per_image < 1:
             raise ConfigError(f"captions_per_image must be at least 1, got {self.captions_per_image}.")
+        self._check_engine()
         if self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
+
+    def _check_engine(self) -> None:
+        for name, values in (("precision", ("fp32", "bf16")), ("schedule", ("cosine", "restarts", "constant"))):
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
+        for name in ("accumulate", "restart_epochs", "devices"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
+            raise ConfigError(f"gradient_clip must be above 0, got {self.gradient_clip}; leave it out for none.")
+        if self.batch_size < self.devices:
+            raise ConfigError(
+                f"batch_size must be at least devices, a pair for each, got {self.batch_size} and {self.devices}."
+            )
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup must lie in [0, 1), got {self.warmup}.")
+        if not 0 <= self.min_delta < math.inf:
+            raise ConfigError(f"min_delta must be at least 0, got {self.min_delta}.")
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide a result, for its fingerprint.
+
+        >>> "precision" in FusionTraining().deciding(), "precision" in FusionTraining(precision="bf16").deciding()
+        (False, True)
+        """
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            name: value
+            for name, (value, default) in values.items()
+            if name in _ALWAYS_IN_FINGERPRINTS or value != default
+        }
+
+    def steps_an_epoch(self, batches: int) -> int:
+        """The optimiser's steps in an epoch of so many batches; its last step may hold fewer than the others.
+
+        >>> FusionTraining(accumulate=4).steps_an_epoch(9)
+        3
+        """
+        return math.ceil(batches / self.accumulate)
 
     def momentum_over(self, steps: int) -> float:
         """The momentum of a training of so many steps.

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress, TaskID
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.files import atomic_path, remove_partial_files, write_text
 from modalloy.progress import progress_bar
 from modalloy.training.batches import seed_epoch
+from modalloy.training.processes import Environment, followers, strategy
+from modalloy.training.tracking import Tracker
 
 Metrics = dict[str, float | int | None]
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,12 @@ def fit(
     validation: DataLoader | None = None,
     early_stopping: EarlyStopping | None = None,
     gradient_clip: float | None = None,
+    accumulate: int = 1,
+    precision: Literal["fp32", "bf16"] = "fp32",
     accelerator: str = "auto",
+    devices: int = 1,
+    tracker: Tracker | None = None,
+    curve: str = "",
 ) -> list[Metrics]:
     """Trains `module` in place, going on from the last checkpoint of the same `fingerprint` in `folder`.
 
@@ -98,7 +107,13 @@ def fit(
         validation: batches for the module's `validation_step`, run after each epoch.
         early_stopping: when to stop before `epochs`; by default never.
         gradient_clip: largest norm of the gradient; by default unlimited.
+        accumulate: batches whose mean gradient makes one step of the optimiser.
+        precision: what the module's step computes in; with "bf16" by autocast, the weights stay in fp32.
         accelerator: as Lightning names it: "auto", "cpu", "gpu".
+        devices: how many processes of this machine train together, each on a device of its own, by DDP; the module
+            gathers what its loss needs by `processes.gathered`.
+        tracker: also keeps each epoch's metrics.
+        curve: the training's name there.
 
     Returns:
         One dictionary of metrics an epoch, those of `metrics.jsonl`.
@@ -111,30 +126,71 @@ def fit(
     name = fingerprint[:16]
     record = _EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping)
     _remove_others(checkpoints, name)
+    plan = _Plan(str(folder), epochs, seed, gradient_clip, accumulate, precision, accelerator, devices)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(torch.random.fork_rng())
-        progress = stack.enter_context(progress_bar())
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_epochs=epochs,
-            gradient_clip_val=gradient_clip,
-            callbacks=[_SeededEpochs(seed), _FitProgress(progress, description), record],
-            plugins=[_AtomicCheckpointIO()],
-            default_root_dir=str(folder),
-            logger=False,
-            enable_checkpointing=True,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        last = record.last if record.last.exists() else None
+        environment = None
+        if devices > 1:
+            environment = stack.enter_context(followers(devices, _follow, plan, record, module, batches, validation))
+        shown: list[Callback] = [_FitProgress(stack.enter_context(progress_bar()), description)]
+        if tracker is not None:
+            shown.append(_Tracking(record, tracker, curve))
         with _keyboard_interrupt_passed_on():
-            trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
+            _train(plan, record, module, batches, validation, environment, shown)
         record.load_best(module)
     return record.history
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What `fit` was asked for, for every process."""
+
+    folder: str
+    epochs: int
+    seed: int
+    gradient_clip: float | None
+    accumulate: int
+    precision: Literal["fp32", "bf16"]
+    accelerator: str
+    devices: int
+
+
+def _train(
+    plan: _Plan,
+    record: "_EpochRecord",
+    module: LightningModule,
+    batches: DataLoader,
+    validation: DataLoader | None,
+    environment: Environment | None,
+    shown: Sequence[Callback] = (),
+) -> None:
+    trainer = Trainer(
+        accelerator=plan.accelerator,
+        devices=plan.devices,
+        strategy="auto" if environment is None else strategy(environment),
+        max_epochs=plan.epochs,
+        gradient_clip_val=plan.gradient_clip,
+        accumulate_grad_batches=plan.accumulate,
+        precision=_PRECISIONS[plan.precision],
+        callbacks=[_SeededEpochs(plan.seed), _MeanGradient(), record, *shown],
+        plugins=[_AtomicCheckpointIO()],
+        default_root_dir=plan.folder,
+        logger=False,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    last = record.last if record.last.exists() else None
+    trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
+
+
+def _follow(environment: Environment, plan: _Plan, *work: Any) -> None:
+    """What the processes besides the first do of a training."""
+    with _quiet():
+        _train(plan, *work, environment)
 
 
 class _SeededEpochs(Callback):
@@ -144,7 +200,18 @@ class _SeededEpochs(Callback):
         self._seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_epoch(self._seed, trainer.current_epoch)
+        seed_epoch(self._seed, trainer.current_epoch, trainer.global_rank)
+
+
+class _MeanGradient(Callback):
+    """Makes the gradient of an epoch's last step a mean, too, where fewer batches than the others' are left for it."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        left = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches
+        if left:
+            for parameter in pl_module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(trainer.accumulate_grad_batches / left)
 
 
 class _FitProgress(Callback):
@@ -210,7 +277,8 @@ class _EpochRecord(Checkpoint):
         stopping = self._early_stopping
         if stopping is not None and stopping.best(self.history) == len(self.history) - 1:
             trainer.save_checkpoint(self._best, weights_only=True)
-        write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in self.history))
+        if trainer.is_global_zero:
+            write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in self.history))
         trainer.save_checkpoint(self.last, weights_only=False)
         self._stop_if_over(trainer)
 
@@ -222,6 +290,22 @@ class _EpochRecord(Checkpoint):
     def _stop_if_over(self, trainer: Trainer) -> None:
         if self._early_stopping is not None and self._early_stopping.over(self.history):
             trainer.should_stop = True
+
+
+class _Tracking(Checkpoint):
+    """Hands the metrics to a tracker, which keeps what it lacks of them, so that no epoch is lost or kept twice."""
+
+    def __init__(self, record: _EpochRecord, tracker: Tracker, curve: str) -> None:
+        self._record = record
+        self._tracker = tracker
+        self._curve = curve
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._record.history:
+            self._tracker.curve(self._curve, self._record.history)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tracker.curve(self._curve, self._record.history)
 
 
 class _AtomicCheckpointIO(TorchCheckpointIO):

@@ -245,6 +245,8 @@ class Run:
         # What it is stands in its digest.
         if (pretrained := config["fusion"].pop("pretrained")) is not None:
             config["fusion"]["pretrained"] = pretrained_digest(pretrained)
+        for stage in ("first_stage", "second_stage"):
+            config["fusion"][stage] = getattr(self.config.fusion, stage).deciding()
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
             # Reports from before there was a choice stay valid.

@@ -1,0 +1,117 @@
+"""Two processes train as one does: with the same negatives, queue and gradients."""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+from torch import distributed
+from toy_pairs import SPLITS, TRAINING, collection, features, new_fuser
+
+from modalloy.errors import ConfigError, ModalloyError
+from modalloy.fusion.original_hada import OriginalHadaConfig
+from modalloy.training import processes
+from modalloy.training.batches import PairSampler, pair_loader, seed_epoch
+from modalloy.training.fusion import fit_fuser
+from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.trainer import fit
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    root = tmp_path_factory.mktemp("collection")
+    return features(collection(root / "pictures", SPLITS), root / "features")
+
+
+def trained(paired, folder, devices: int, epochs: int, **changes):
+    """A second-stage module after some epochs with batches of 11, of which one process takes 6 and the other 5."""
+    training = dataclasses.replace(TRAINING, batch_size=11, **changes)
+    split = paired.split("train")
+    sampler = PairSampler(
+        paired.manifest.caption_image, caption_rows=split.caption_rows, batch_size=11, seed=0, all_captions=True
+    )
+    fuser = new_fuser(paired, dropout=0.0, weighted_inputs=(1,))
+    module = FusionModule(fuser, training, training.steps_an_epoch(len(sampler)) * 2, paired.split("val"))
+    loader = pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families), sampler)
+    options = dict(seed=0, description="", fingerprint="a" * 64, accelerator="cpu", devices=devices)
+    changed = dict(accumulate=training.accumulate, gradient_clip=training.gradient_clip)
+    history = fit(module, loader, folder, epochs=epochs, **changed, **options)
+    return module, history
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "gradient_clip": 1.0}])
+def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, changes):
+    alone, history = trained(paired, tmp_path / "alone", 1, 2, **changes)
+    # Interrupted after an epoch, so that both processes go on from the checkpoint.
+    trained(paired, tmp_path / "together", 2, 1, **changes)
+    together, shared = trained(paired, tmp_path / "together", 2, 2, **changes)
+    assert not distributed.is_initialized()
+    expected = alone.state_dict()
+    for name, value in together.state_dict().items():
+        # The queue is in bfloat16, which rounds differences of the last bit up to its own.
+        tolerance = 1e-2 if value.dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance, msg=name)
+    assert [row["epoch"] for row in shared] == [1, 2]
+    for one, two in zip(history, shared, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    start = new_fuser(paired, dropout=0.0, weighted_inputs=(1,)).state_dict()
+    moved = max(float((start[name] - value).abs().max()) for name, value in alone.fuser.state_dict().items())
+    assert moved > 1e-2
+    assert len((tmp_path / "together/metrics.jsonl").read_text().splitlines()) == 2
+
+
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_training(capfd):
+    threads, environ = torch.get_num_threads(), dict(os.environ)
+    with pytest.raises(ModalloyError, match="ended before it began"), processes.followers(2, print, Unreadable()):
+        pytest.fail("began")
+    assert "invalid literal" in capfd.readouterr().err
+    with pytest.raises(ModalloyError, match="ended with status 1"), processes.followers(2, setattr):
+        pass
+    assert "TypeError" in capfd.readouterr().err
+    assert (torch.get_num_threads(), dict(os.environ)) == (threads, environ)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("world", [1, 2])
+def test_parts_cover_a_batch_in_order(monkeypatch, count, world):
+    monkeypatch.setattr(processes, "_several", lambda: world > 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: world)
+    rows = []
+    for process in range(world):
+        monkeypatch.setattr(distributed, "get_rank", lambda process=process: process)
+        part = list(range(count))[processes.part_of(count)]
+        assert count // world <= len(part) <= -(-count // world)
+        rows += part
+    assert rows == list(range(count))
+
+
+def test_each_process_draws_its_own_dropout():
+    drawn = []
+    with torch.random.fork_rng():
+        for arguments in ((3, 1), (3, 1, 0), (3, 1, 1), (3, 2)):
+            seed_epoch(*arguments)
+            drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 3
+
+
+def test_a_batch_norm_is_refused_on_several_devices(paired, tmp_path):
+    fuser = new_fuser(paired, method="hada-original", original=OriginalHadaConfig(norm="batch"))
+    training = dataclasses.replace(TRAINING, devices=2)
+    with pytest.raises(ConfigError, match=r"BatchNorm.*set devices to 1"):
+        fit_fuser(fuser, training, paired.split("train"), paired.split("val"), tmp_path, "test")
+
+
+def test_a_batch_holds_a_pair_for_each_process():
+    with pytest.raises(ConfigError, match="batch_size must be at least devices, a pair for each, got 12 and 13"):
+        dataclasses.replace(TRAINING, devices=13)
+    sampler = PairSampler(torch.arange(10), batch_size=4, seed=0, smallest=3)
+    assert [len(rows.images) for rows in sampler] == [4, 4]
+    with pytest.raises(ConfigError, match="batch_size must be at least 5, a pair for each process, got 4"):
+        PairSampler(torch.arange(10), batch_size=4, seed=0, smallest=5)
