@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from modalloy.workflow.align import align_backbones
     from modalloy.workflow.evaluate import evaluate
     from modalloy.workflow.features import Collection
-    from modalloy.workflow.fuse import FusionConfig, fuse
+    from modalloy.workflow.fuse import FusionConfig
+    from modalloy.workflow.make_alloy import fuse
 
 # The public names and where they live; loaded on first use, since PyTorch takes seconds to import.
 _PUBLIC = {
@@ -31,7 +32,7 @@ _PUBLIC = {
     "align_backbones": "modalloy.workflow.align",
     "demo_manifest": "modalloy.data",
     "evaluate": "modalloy.workflow.evaluate",
-    "fuse": "modalloy.workflow.fuse",
+    "fuse": "modalloy.workflow.make_alloy",
     "load_encoder": "modalloy.encoders",
     "read_collection": "modalloy.data",
 }

@@ -81,6 +81,30 @@ def test_results_for_people_name_the_spec(run, inputs, tmp_path):
     assert out.strip() == f"efficientnet-lite0@64 + subwords, 8 wide: use it as hacan:{tmp_path / 'aligned'}"
 
 
+def test_fuse_decides_by_itself_and_says_how(run, inputs, tmp_path):
+    arguments = ["fuse", *inputs, "--method", "auto", "--out", tmp_path / "alloy", *SMALL]
+    made = run(*arguments)
+    choice = json.loads((tmp_path / "alloy" / "choice.json").read_text())
+    assert made["choice"] == choice and made["name"] == f"auto: {choice['chosen']}"
+    assert made["regime"]["verdict"] in ("shared", "foreign", "mixed")
+    assert [each["name"] for each in made["regime"]["inputs"]] == inputs
+    # Ten images can't judge.
+    assert (
+        choice["choosing"]["images"] + choice["judging"]["images"] == 10 and "nothing was trained" in choice["sentence"]
+    )
+    shown = run(*arguments, json_output=False)
+    for text in ("RSum on the validation items", "mean of cosines", "nothing was trained", "Regime ", made["encoder"]):
+        assert text in " ".join(shown.split())
+
+
+def test_weighted_inputs_and_the_regime_by_name(run, inputs, tmp_path):
+    options = ["--fusion.weighted_inputs", f"[{inputs[1]}]", "--fusion.weights", "tuned", "--fusion.regime", "foreign"]
+    made = run("fuse", *inputs, "--method", "hada-1", "--out", tmp_path / "alloy", *SMALL, *options)
+    assert made["regime"]["verdict"] == "foreign" and made["dim"] == 32 + 16
+    wrong = run("fuse", *inputs, "--out", tmp_path / "other", *SMALL, "--fusion.weighted_inputs", "[2]")
+    assert "there is no input 2; name some of hacan:" in wrong
+
+
 def test_encoders_of_one_name_are_told_apart(run, run_copy, inputs):
     config = run_copy / "inputs" / "2" / "config.json"
     settings = json.loads(config.read_text())

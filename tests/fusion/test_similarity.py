@@ -92,3 +92,16 @@ def test_without_inputs_there_is_nothing_to_clamp():
 def test_a_share_out_of_bounds_is_refused(share):
     with pytest.raises(ConfigError, match=r"share must lie in \[0.1, 0.9\]"):
         SimilarityWeights(1, share)
+
+
+def test_weights_can_be_set():
+    weights = SimilarityWeights(2)
+    weights.set_([0.05, 0.95, 0.0])
+    torch.testing.assert_close(weights(), torch.tensor([0.05, 0.95, 0.0]))
+    SimilarityWeights(0).set_([1.0])
+
+
+@pytest.mark.parametrize("wrong", [[1.0], [0.5, 0.4, 0.05], [0.5, 0.7, -0.2], [0.5, 0.5, float("nan")]])
+def test_impossible_weights_are_not_set(wrong):
+    with pytest.raises(ConfigError, match="expected 3 weights of at least 0 that sum to 1"):
+        SimilarityWeights(2).set_(wrong)

@@ -60,6 +60,16 @@ def test_splits_are_drawn_as_the_file_says(load):
     assert load(MINIMAL, {"splits.tune": 7}).splits == SplitsConfig(tune=7)
 
 
+@pytest.mark.parametrize(("chosen", "kept"), [("[b]", ("b",)), ("[1, a]", (1, "a")), ("all", "all"), ('["1"]', ("1",))])
+def test_weighted_inputs_may_be_named(load, tmp_path, chosen, kept):
+    text = MINIMAL.replace("name: a", "name: '1'") if kept == ("1",) else MINIMAL
+    config = load(text + f"fusion: {{weighted_inputs: {chosen}, weights: tuned, criterion: contrast, regime: auto}}")
+    assert config.fusion.weighted_inputs == kept
+    assert (config.fusion.weights, config.fusion.criterion, config.fusion.regime) == ("tuned", "contrast", "auto")
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").fusion == config.fusion
+
+
 def test_the_demo_configuration_is_whole():
     config = load_config(DEMO_CONFIG)
     assert config.collection == "demo" and len(config.inputs) == 2 and len(config.seeds) > 1
@@ -136,7 +146,17 @@ def test_an_override_that_leads_nowhere_is_refused(load, key, said):
         ("seeds: [1, x]", "seeds.1 must be a whole number, got 'x'"),
         ("fusion: {first_stage: {epochs: 0}}", "epochs must be at least 1"),
         ("fusion: {towers: {method: magic}}", "magic"),
-        ("fusion: {weighted_inputs: none}", "fusion.weighted_inputs must be one of best, all, got 'none'"),
+        (
+            "fusion: {weighted_inputs: none}",
+            "fusion.weighted_inputs must be one of best, all or a list, each a text or a whole number, got 'none'",
+        ),
+        ("fusion: {weighted_inputs: []}", "weighted_inputs must name one input or more, got none"),
+        ("fusion: {weighted_inputs: [a, c]}", "there is no input 'c'; name some of a, b, or positions from 0 to 1"),
+        ("fusion: {weighted_inputs: [a, 0]}", "each input once, got 'a' twice"),
+        ("fusion: {weighted_inputs: [2]}", "there is no input 2"),
+        ("fusion: {weights: even}", "fusion.weights must be one of learned, tuned, got 'even'"),
+        ("fusion: {criterion: loss}", "fusion.criterion must be one of rsum, contrast, got 'loss'"),
+        ("fusion: {regime: both}", "fusion.regime must be one of auto, shared, foreign or null, got 'both'"),
         ("seeds: 3", "seeds"),
         ("seeds: []", "one or more different seeds"),
         ("seeds: [1, 1]", "one or more different seeds"),

@@ -7,7 +7,7 @@ from modalloy import Alloy, Collection, fuse, load_encoder
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import read_json
-from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, count_parameters
+from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, choose_weights, count_parameters
 from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
@@ -69,6 +69,41 @@ def test_all_inputs_may_be_weighted(fits, encoders, collection, tmp_path):
     both = FusionFit(encoders, collection, config, fits.folder).fit("HADA stage 2")
     assert both.config.weighted_inputs == (0, 1)
     assert float(both.similarity().detach().sum()) == pytest.approx(1)
+
+
+def test_inputs_may_be_weighted_by_name(fits, encoders, collection):
+    named = replace(TINY, weighted_inputs=("second",))
+    fit = FusionFit(encoders, collection, named, fits.folder, names=["first", "second"])
+    assert fit.fit("HADA stage 2").config.weighted_inputs == (1,)
+    by_spec = replace(TINY, weighted_inputs=(encoders[1].spec, 0))
+    assert FusionFit(encoders, collection, by_spec, fits.folder).fit("HADA stage 2").config.weighted_inputs == (0, 1)
+    with pytest.raises(ConfigError, match="there is no input 'third'; name some of hacan"):
+        FusionFit(encoders, collection, replace(TINY, weighted_inputs=("third",)), fits.folder)
+
+
+@pytest.mark.parametrize("method", ["HADA stage 1", "HADA stage 2"])
+def test_tuned_weights_replace_the_learned_ones_after_either_stage(fits, method):
+    config = replace(TINY, weights="tuned", weighted_inputs="all")
+    tuned = fits.variant(".", config, fits.validation).fit(method)
+    assert tuned.config.weighted_inputs == (0, 1)
+    validation = fits.validation
+    parts = [validation.scores(tuned.second_stage(())), *validation.input_scores()]
+    expected = choose_weights(parts, validation.caption_image)
+    assert tuned.similarity().tolist() == pytest.approx(expected)
+    learned = fits.variant(".", replace(config, weights="learned"), fits.validation).fit(method)
+    assert validation.rsum(tuned) >= validation.rsum(learned)
+    for name, weight in learned.towers.state_dict().items():
+        assert torch.equal(weight, tuned.towers.state_dict()[name])
+    contrast = fits.variant(".", replace(config, criterion="contrast"), fits.validation).fit(method)
+    assert contrast.similarity().tolist() == pytest.approx(
+        choose_weights(parts, validation.caption_image, "contrast"), abs=1e-6
+    )
+
+
+def test_an_expert_is_the_first_stage_alone(fits):
+    assert fits.expert("hada").dim == fits.fit("HADA stage 1").dim == fits.expert("concat-linear").dim
+    assert fits.expert("hada").config.weighted_inputs == ()
+    assert fits.expert("concat-linear").config.method == "concat-linear"
 
 
 def test_fitting_leaves_the_global_random_numbers_alone(fits, encoders, collection, tmp_path):

@@ -20,11 +20,13 @@ class Fuse(Verb):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
         from modalloy.workflow.fuse import SHORT_NAMES, FusionConfig
+        from modalloy.workflow.make_alloy import AUTO
 
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--out", type=str, required=True, help="folder of the alloy")
         methods = "; ".join(f"{short}: {method}" for short, method in SHORT_NAMES.items())
-        parser.add_argument("--method", default="hada", choices=list(SHORT_NAMES), help=methods)
+        methods += f"; {AUTO}: fits them, and returns what is surely best on validation, or else the simplest"
+        parser.add_argument("--method", default="hada", choices=[*SHORT_NAMES, AUTO], help=methods)
         parser.add_argument("--seed", type=int, default=0, help="seed of the start, the batches and the dropout")
         add_collection(parser)
         add_extraction(parser)
@@ -33,19 +35,34 @@ class Fuse(Verb):
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
         from modalloy.encoders import load_encoder
-        from modalloy.workflow.fuse import SHORT_NAMES, fuse
+        from modalloy.workflow.fuse import SHORT_NAMES
+        from modalloy.workflow.make_alloy import AUTO, fuse_with_findings
 
-        alloy = fuse(
+        fused = fuse_with_findings(
             [load_encoder(spec) for spec in options.encoders],
             open_for(options),
             Path(options.out),
-            method=SHORT_NAMES[options.method],
+            method=AUTO if options.method == AUTO else SHORT_NAMES[options.method],
             config=options.fusion,
             seed=options.seed,
+            names=options.encoders,
         )
-        return {"encoder": alloy.spec, "name": alloy.name, "dim": alloy.dim("image")}
+        alloy = fused.alloy
+        result: dict[str, Any] = {"encoder": alloy.spec, "name": alloy.name, "dim": alloy.dim("image")}
+        if fused.regime is not None:
+            result["regime"] = fused.regime.to_dict() | {"sentence": fused.regime.sentence()}
+        if fused.choice is not None:
+            result["choice"] = fused.choice.to_dict()
+        return result
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
+        from modalloy.report.ladder import ladder_table
+
+        if "choice" in result:
+            console.print(ladder_table(result["choice"]))
+            console.print(Text(result["choice"]["sentence"]))
+        if "regime" in result:
+            console.print(Text(result["regime"]["sentence"]))
         made = f"{result['name']}, {result['dim']} wide: use it as "
         console.print(Text.assemble(made, (result["encoder"], "bold")), soft_wrap=True)

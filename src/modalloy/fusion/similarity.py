@@ -55,6 +55,19 @@ class SimilarityWeights(nn.Module):
         return torch.cat([(1 - self.alpha.sum()).clamp(min=0).reshape(1), self.alpha])
 
     @torch.no_grad()
+    def set_(self, weights: Sequence[float]) -> None:
+        """Takes weights as `forward` gives them: the fused similarity's, then each input's.
+
+        Raises:
+            ConfigError: there isn't one for each, one is negative, or they don't sum to 1.
+        """
+        expected = self.alpha.numel() + 1
+        # Written so that a NaN is refused too.
+        if len(weights) != expected or not min(weights) >= 0 or not abs(sum(weights) - 1) < 1e-6:
+            raise ConfigError(f"expected {expected} weights of at least 0 that sum to 1, got {list(weights)}.")
+        self.alpha.copy_(torch.tensor(weights[1:]))
+
+    @torch.no_grad()
     def clamp_(self) -> None:
         """Brings a back into [0.1, 0.9] and each a_i to 0 or more, as the paper clamps its one weight."""
         if self.alpha.numel() == 0:

@@ -76,7 +76,7 @@ class RunConfig:
         names = [each.name for each in self.inputs]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ConfigError(f"a run needs at least 2 inputs of different names, got {names}.")
-        self.fusion.check_inputs(len(names))
+        self.fusion.check_inputs(names)
         taken = sorted({*names} & {*SYSTEMS})
         if taken:
             raise ConfigError(f"the input name {taken[0]!r} is a fused system's; choose another.")

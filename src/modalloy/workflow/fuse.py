@@ -1,7 +1,10 @@
 """Fitting the fused systems: score averages, the baseline B2 and HADA's two stages."""
 
+import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -11,21 +14,25 @@ from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError
 from modalloy.evaluation import metrics, rank_queries
 from modalloy.fusion import (
-    Alloy,
     Fuser,
     ScoreFusion,
+    SplitFeatures,
     TowerConfig,
     TowerFuser,
+    choose_weights,
     count_parameters,
     hidden_of_equal_size,
     input_shapes,
-    tune_weights,
 )
 from modalloy.fusion.pretrained import pretrained_fuser, start_from, take_similarity
+from modalloy.fusion.simplex import Criterion
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.features import Collection
-from modalloy.workflow.index import index
+from modalloy.workflow.regime import Regime, detect_regime
+from modalloy.workflow.weighted_inputs import positions_of
+
+_log = logging.getLogger(__name__)
 
 Method = Literal[
     "mean of cosines",
@@ -37,7 +44,7 @@ Method = Literal[
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
 UNTRAINED = METHODS[:2]
-_NEVER_PRETRAINED = METHODS[:4]
+NEVER_PRETRAINED = METHODS[:4]
 
 RANK_AVERAGE = "B1 (rank average)"
 # All that the results table compares besides the inputs.
@@ -62,15 +69,33 @@ class FusionConfig:
     """Training by the fused similarity alone."""
     second_stage: FusionTraining = field(default_factory=FusionTraining)
     """Further training, by the similarity that also weighs input encoders."""
-    weighted_inputs: Literal["best", "all"] = "best"
-    """Which inputs enter the weighted similarity: the best by validation RSum, as in the paper, or all."""
+    weighted_inputs: Literal["best", "all"] | tuple[str | int, ...] = "best"
+    """Which inputs enter the weighted similarity: the best by validation RSum, as in the paper; all; or a list of
+    their names (of `modalloy fuse`: their specs) or positions from 0."""
+    weights: Literal["learned", "tuned"] = "learned"
+    """The weighted similarity's weights: learned in the second stage, or sought on the validation items after either
+    stage's training, of the fused similarity and the weighted inputs'."""
+    criterion: Criterion = "rsum"
+    """What weights are sought by: validation RSum, or the contrastive loss, which suits few validation pairs."""
+    regime: Literal["auto", "shared", "foreign"] | None = None
+    """Whether the inputs were fitted on the training pairs (shared) or not (foreign), or auto, to detect it."""
     pretrained: str | None = None
     """Folder of an alloy fitted elsewhere on the same encoders, from whose weights HADA starts, in place of
     `towers.start`; the baselines don't."""
 
     def __post_init__(self) -> None:
-        if self.weighted_inputs not in ("best", "all"):
-            raise ConfigError(f"weighted_inputs must be 'best' or 'all', got {self.weighted_inputs!r}.")
+        if isinstance(self.weighted_inputs, str) and self.weighted_inputs not in ("best", "all"):
+            raise ConfigError(
+                f"weighted_inputs must be 'best', 'all', or a list of names or positions, got {self.weighted_inputs!r}."
+            )
+        if not self.weighted_inputs:
+            raise ConfigError("weighted_inputs must name one input or more, got none.")
+        if self.weights not in ("learned", "tuned"):
+            raise ConfigError(f"weights must be 'learned' or 'tuned', got {self.weights!r}.")
+        if self.criterion not in get_args(Criterion):
+            raise ConfigError(f"criterion must be 'rsum' or 'contrast', got {self.criterion!r}.")
+        if self.regime not in (None, "auto", "shared", "foreign"):
+            raise ConfigError(f"regime must be 'auto', 'shared', 'foreign' or left out, got {self.regime!r}.")
         if self.towers.method not in ("hada", "hada-original"):
             raise ConfigError(
                 "fusion.towers.method can't be set to anything but 'hada' or 'hada-original', "
@@ -89,18 +114,25 @@ class FusionConfig:
                     "decide it."
                 )
 
-    def check_inputs(self, count: int) -> None:
-        """Refuses a number of encoders that can't be fused, before anything is extracted.
+    def check_inputs(self, names: Sequence[str]) -> None:
+        """Refuses encoders that can't be fused, before anything is extracted.
+
+        Args:
+            names: of the encoders.
 
         Raises:
-            ConfigError: fewer than two encoders, or other than two for "hada-original".
+            ConfigError: fewer than two encoders, other than two for "hada-original", or weighted inputs that aren't
+                among them.
         """
+        count = len(names)
         if count < 2:
             raise ConfigError(f"a fusion takes at least 2 encoders, got {count}.")
         if self.towers.method == "hada-original" and count != 2:
             raise ConfigError(
                 f"fusion.towers.method 'hada-original' fuses two encoders, got {count}; method 'hada' takes more."
             )
+        if not isinstance(self.weighted_inputs, str):
+            positions_of(self.weighted_inputs, names)
 
     @classmethod
     def small(cls) -> Self:
@@ -131,14 +163,23 @@ class FusionFit:
             makes, chosen on "tune" (or "val").
         config: see `FusionConfig`.
         folder: holds a folder per method and seed.
+        names: by which the configuration and the messages call the encoders; by default their specs.
 
     Raises:
         ConfigError: see `FusionConfig.check_inputs` and `pretrained_fuser`.
         DataError: the collection lacks a training or a validation split.
     """
 
-    def __init__(self, encoders: Sequence[Encoder], collection: Collection, config: FusionConfig, folder: Path) -> None:
-        config.check_inputs(len(encoders))
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        collection: Collection,
+        config: FusionConfig,
+        folder: Path,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.names = [encoder.spec for encoder in encoders] if names is None else list(names)
+        config.check_inputs(self.names)
         self.pretrained = config.pretrained and pretrained_fuser(config.pretrained, encoders, config.towers)
         self.encoders = list(encoders)
         self.config = config
@@ -163,7 +204,7 @@ class FusionFit:
             "B2 (as many parameters as HADA)": lambda seed: self._both_stages(
                 self._concat(self._hidden()), "concat-wide", seed
             ),
-            "HADA stage 1": lambda seed: self._first_stage(self._hada(), "hada", seed),
+            "HADA stage 1": lambda seed: self._weighed(self._first_stage(self._hada(), "hada", seed)),
             "HADA stage 2": lambda seed: self._both_stages(self._hada(), "hada", seed),
         }
         if method not in makers:
@@ -172,11 +213,38 @@ class FusionFit:
             self._fitted[method, seed] = makers[method](seed).eval()
         return self._fitted[method, seed]
 
+    def expert(self, method: Literal["hada", "concat-linear"], seed: int = 0) -> TowerFuser:
+        """A first stage of HADA or B2, whose vector is the fused one alone."""
+        return self._first_stage(self._hada() if method == "hada" else self._concat(0), method, seed).eval()
+
+    def variant(self, name: str, config: FusionConfig, validation: SplitFeatures) -> Self:
+        """Fits of the same features by other settings, chosen on other items, in a folder within this one's."""
+        other = copy.copy(self)
+        other.config, other.validation, other.folder, other._fitted = config, validation, self.folder / name, {}
+        if validation is not self.validation:
+            for of_validation in ("regime", "detected_regime"):
+                vars(other).pop(of_validation, None)
+        return other
+
+    @cached_property
+    def regime(self) -> Regime | None:
+        """Whether the inputs know the training pairs, as the configuration says or wants it detected."""
+        asked = self.config.regime
+        return self.detected_regime if asked == "auto" else None if asked is None else Regime(asked)
+
+    @cached_property
+    def detected_regime(self) -> Regime:
+        """Whether the inputs know the training pairs, by their recall there and on the validation items."""
+        found = detect_regime(self.train, self.validation, self.names)
+        _log.info(found.sentence())
+        return found
+
     def _hada(self) -> TowerConfig:
         return replace(self.config.towers, weighted_inputs=())
 
     def _concat(self, hidden: int) -> TowerConfig:
-        return replace(self.config.towers, method="concat-linear", hidden=hidden, weighted_inputs=())
+        plain = {"read_embeddings": True, "read_summaries": False, "weighted_inputs": ()}
+        return replace(self.config.towers, method="concat-linear", hidden=hidden, **plain)
 
     def _hidden(self) -> int:
         with torch.device("meta"):
@@ -196,7 +264,7 @@ class FusionFit:
         fuser = first.second_stage(self._weighted_inputs())
         if self.pretrained and name == "hada":
             take_similarity(fuser, self.pretrained)
-        return self._trained(fuser, self.config.second_stage, name, 2, seed)
+        return self._weighed(self._trained(fuser, self.config.second_stage, name, 2, seed))
 
     def _trained(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
         folder = self.folder / f"{name}-stage-{stage}" / f"seed-{seed}"
@@ -204,9 +272,21 @@ class FusionFit:
         fit_fuser(fuser, replace(training, seed=seed), self.train, self.validation, folder, label)
         return fuser
 
+    def _weighed(self, fuser: TowerFuser) -> TowerFuser:
+        """The same, or with weights that are sought on the validation items instead of the learned ones."""
+        if self.config.weights == "learned":
+            return fuser
+        inputs, own = self._weighted_inputs(), self.validation.input_scores()
+        scores = [self.validation.scores(fuser.second_stage(())), *(own[position] for position in inputs)]
+        weighed = fuser.second_stage(inputs)
+        weighed.similarity.set_(choose_weights(scores, self.validation.caption_image, self.config.criterion))
+        return weighed
+
     def _weighted_inputs(self) -> tuple[int, ...]:
         if self.config.weighted_inputs == "all":
             return tuple(range(len(self.shapes)))
+        if self.config.weighted_inputs != "best":
+            return positions_of(self.config.weighted_inputs, self.names)
         rsums = [
             metrics(rank_queries(scores, self.validation.caption_image)).rsum
             for scores in self.validation.input_scores()
@@ -214,41 +294,4 @@ class FusionFit:
         return (rsums.index(max(rsums)),)
 
     def _tuned_weights(self) -> tuple[float, ...]:
-        inputs = range(len(self.shapes))
-        return tune_weights(
-            [self.features.image.embeddings(i, self.validation.image_rows) for i in inputs],
-            [self.features.text.embeddings(i, self.validation.caption_rows) for i in inputs],
-            self.validation.caption_image,
-        )
-
-
-def fuse(
-    encoders: Sequence[Encoder],
-    collection: Collection,
-    folder: str | Path,
-    method: Method = "HADA stage 2",
-    config: FusionConfig | None = None,
-    seed: int = 0,
-) -> Alloy:
-    """Fuses dual encoders into an alloy, saved in `folder` with galleries to search; an interrupted training goes on.
-
-    Args:
-        encoders: two or more frozen dual encoders.
-        collection: trained on its split "train", chosen on "tune" (or "val").
-        folder: where the alloy goes.
-        method: one of `METHODS`.
-        config: see `FusionConfig`.
-        seed: of the start, the batches and the dropout.
-
-    Raises:
-        ConfigError: an unknown method, one that takes no pretrained alloy, or see `FusionFit`.
-        DataError: the collection lacks a training or a validation split.
-    """
-    folder, config = Path(folder), config or FusionConfig()
-    if config.pretrained is not None and method in _NEVER_PRETRAINED:
-        raise ConfigError(f"fusion.pretrained starts HADA, but the method is {method!r}; leave it out.")
-    fits = FusionFit(encoders, collection, config, folder / "fits")
-    alloy = Alloy(encoders, fits.fit(method, seed), method)
-    alloy.save(folder)
-    index(alloy, collection, folder)
-    return alloy
+        return choose_weights(self.validation.input_scores(), self.validation.caption_image, self.config.criterion)

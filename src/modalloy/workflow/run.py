@@ -131,7 +131,8 @@ class Run:
         """The fits of all fused systems."""
         encoders = self.encoders
         with self._timed("extract"):
-            return FusionFit(encoders, self.collection, self.config.fusion, self.folder / "fits")
+            names = [each.name for each in self.config.inputs]
+            return FusionFit(encoders, self.collection, self.config.fusion, self.folder / "fits", names)
 
     @cached_property
     def test(self) -> SplitFeatures:

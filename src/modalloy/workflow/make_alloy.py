@@ -1,0 +1,86 @@
+"""From dual encoders to an alloy that can be searched: `modalloy fuse`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modalloy.encoders import Encoder
+from modalloy.errors import ConfigError
+from modalloy.files import write_json
+from modalloy.fusion import Alloy
+from modalloy.workflow.auto import choose
+from modalloy.workflow.choice import Choice
+from modalloy.workflow.features import Collection
+from modalloy.workflow.fuse import NEVER_PRETRAINED, FusionConfig, FusionFit, Method
+from modalloy.workflow.index import index
+from modalloy.workflow.regime import Regime
+
+AUTO: Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True)
+class Fused:
+    """An alloy, and what was found out when it was made."""
+
+    alloy: Alloy
+    """Saved, with galleries to search."""
+    regime: Regime | None
+    """Whether the inputs know the training pairs, where that was asked for."""
+    choice: Choice | None = None
+    """How method "auto" decided."""
+
+
+def fuse(
+    encoders: Sequence[Encoder],
+    collection: Collection,
+    folder: str | Path,
+    method: Method | Literal["auto"] = "HADA stage 2",
+    config: FusionConfig | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> Alloy:
+    """Fuses dual encoders into an alloy, saved in `folder` with galleries to search; an interrupted training goes on.
+
+    Args:
+        encoders: two or more frozen dual encoders.
+        collection: trained on its split "train", chosen on "tune" (or "val").
+        folder: where the alloy goes.
+        method: one of `METHODS`, or "auto", which fits them and returns what is surely best (see `choose`), and saves
+            how it decided as `choice.json`.
+        config: see `FusionConfig`.
+        seed: of the start, the batches and the dropout.
+        names: see `FusionFit`.
+
+    Raises:
+        ConfigError: an unknown method, one that takes no pretrained alloy, or see `FusionFit`.
+        DataError: the collection lacks a training or a validation split.
+    """
+    return fuse_with_findings(encoders, collection, folder, method, config, seed, names).alloy
+
+
+def fuse_with_findings(
+    encoders: Sequence[Encoder],
+    collection: Collection,
+    folder: str | Path,
+    method: Method | Literal["auto"] = "HADA stage 2",
+    config: FusionConfig | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> Fused:
+    """As `fuse`, and also returns the regime and how "auto" decided."""
+    folder, config = Path(folder), config or FusionConfig()
+    if config.pretrained is not None and method in NEVER_PRETRAINED:
+        raise ConfigError(f"fusion.pretrained starts HADA, but the method is {method!r}; leave it out.")
+    fits = FusionFit(encoders, collection, config, folder / "fits", names)
+    if method == AUTO:
+        chosen = choose(fits, seed)
+        used, fuser, name = chosen.encoders, chosen.fuser, f"auto: {chosen.choice.chosen}"
+        fused = Fused(Alloy(used, fuser, name), chosen.choice.regime, chosen.choice)
+    else:
+        fused = Fused(Alloy(encoders, fits.fit(method, seed), method), fits.regime)
+    fused.alloy.save(folder)
+    if fused.choice is not None:
+        write_json(folder / "choice.json", fused.choice.to_dict())
+    index(fused.alloy, collection, folder)
+    return fused
