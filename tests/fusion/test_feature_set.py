@@ -101,16 +101,28 @@ def test_encoders_that_are_not_dual_are_refused(sets, manifest, encoders, make_f
 @pytest.mark.parametrize("method", ["hada", "concat-linear"])
 def test_only_what_reads_tokens_needs_them(sets, method):
     rows = torch.tensor([5, 0, 3])
-    full, bare = sets["image"].batch(rows), sets["image"].batch(rows, tokens=False)
+    full, bare = sets["image"].batch(rows), sets["image"].batch(rows, tokens=0)
     for with_tokens, without in zip(full, bare, strict=True):
         assert torch.equal(with_tokens.embedding, without.embedding)
         assert without.tokens.shape == (3, 0, with_tokens.tokens.shape[2])
         assert without.mask.shape == (3, 0)
     shapes = input_shapes(sets["image"], sets["text"])
     fuser = TowerFuser(TowerConfig(method=method, token_dim=4, heads=1), shapes).eval()
-    assert fuser.reads_tokens == (method == "hada")
-    if not fuser.reads_tokens:
+    assert fuser.tokens_read == (None if method == "hada" else 0)
+    if fuser.tokens_read == 0:
         assert torch.equal(fuser.embed("image", full), fuser.embed("image", bare))
+
+
+def test_summaries_are_all_that_some_fusers_read(sets):
+    rows = torch.tensor([5, 0, 3])
+    full, first = sets["image"].batch(rows), sets["image"].batch(rows, tokens=1)
+    for every, summary in zip(full, first, strict=True):
+        assert torch.equal(summary.tokens, every.tokens[:, :1]) and summary.mask.all()
+    shapes = input_shapes(sets["image"], sets["text"])
+    fuser = TowerFuser(TowerConfig(method="concat-linear", read_summaries=True), shapes).eval()
+    assert fuser.tokens_read == 1
+    assert torch.equal(fuser.embed("image", full), fuser.embed("image", first))
+    assert torch.equal(fuser.embed("image", first), fuser.embed_rows(sets["image"], rows))
 
 
 # Augmented copies -----------------------------------------------------------------------------------------
@@ -170,7 +182,7 @@ def test_copies_chosen_for_nobody_change_nothing(sets, augmented):
         assert torch.equal(plain.embedding, mixed.embedding) and torch.equal(plain.tokens, mixed.tokens)
     none = torch.tensor([], dtype=torch.long)
     assert len(features.batch(none, copies=none)[0].embedding) == 0
-    without = features.batch(rows, tokens=False, copies=torch.tensor([0, 1, -1]))
+    without = features.batch(rows, tokens=0, copies=torch.tensor([0, 1, -1]))
     assert without[0].tokens.shape == (3, 0, 2)
 
 

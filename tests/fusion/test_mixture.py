@@ -47,8 +47,8 @@ def test_a_part_without_weight_is_neither_kept_nor_computed(features, monkeypatc
     monkeypatch.setattr(graph, "embed", None)
     mixture = Mixture([graph, linear], [0, 1], [0.0, 1.0, 0.0, 3.0], SHAPES)
     assert mixture.dim == linear.dim + SHAPES[1].dim
-    assert not mixture.reads_tokens
-    assert Mixture([graph, linear], [], [1.0, 1.0], SHAPES).reads_tokens
+    assert mixture.tokens_read == 0
+    assert Mixture([graph, linear], [], [1.0, 1.0], SHAPES).tokens_read is None
     assert mixture.embed("text", features[1]).shape == (5, mixture.dim)
     assert mixture.weights.tolist() == [0.25, 0.75]
     assert {name.partition(".")[2] for name in mixture.state_dict() if "." in name} == {

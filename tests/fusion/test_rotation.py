@@ -63,7 +63,7 @@ def test_a_rotated_fuser_scores_as_the_fuser_itself_at_full_width(paired, kind):
     fuser = towers if kind == "towers" else ScoreFusion([1.0, 2.0], shapes)
     train, val = paired.split("train"), paired.split("val")
     rotated = Rotated.fit(fuser, train)
-    assert (rotated.dim, rotated.reads_tokens, rotated.shapes) == (fuser.dim, fuser.reads_tokens, fuser.shapes)
+    assert (rotated.dim, rotated.tokens_read, rotated.shapes) == (fuser.dim, fuser.tokens_read, fuser.shapes)
     whole = slice(None)
     expected = val.scores(fuser).score(whole, whole)
     torch.testing.assert_close(val.scores(rotated).score(whole, whole), expected, rtol=0, atol=1e-5)

@@ -40,7 +40,7 @@ class Telling(Fuser):
         self.shapes, self.encoder = tuple(shapes), encoder
         self.register_buffer("nothing", torch.zeros(1))
 
-    reads_tokens, dim = True, 6
+    tokens_read, dim = None, 6
 
     def embed(self, modality, inputs):
         return normalize(inputs[0].tokens[:, 0] @ torch.linalg.pinv(self.encoder.spread(modality)), dim=-1)

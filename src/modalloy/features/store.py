@@ -171,23 +171,25 @@ class FeatureStore:
         return embeddings
 
     def tokens(
-        self, rows: Int[Tensor, "batch"] | slice | None = None
+        self, rows: Int[Tensor, "batch"] | slice | None = None, limit: int | None = None
     ) -> tuple[Float16[Tensor, "packed width"], Int[Tensor, "batch"]]:
         """The tokens of `rows` (default: all), packed one item after the other, and how many each has.
 
-        `modalloy.features.pad` pads them.
+        `modalloy.features.pad` pads them. With `limit` only so many of each item's are read, from the summary token on.
 
         Raises:
             FeatureError: a row is out of range, or a shard is damaged.
         """
         if self._base is not None:
-            return self._base.tokens(rows)
+            return self._base.tokens(rows, limit)
         numbers = self._row_numbers(rows)
         lengths = torch.zeros(len(numbers), dtype=torch.long)
         pieces = [torch.empty(0, self.width, dtype=torch.float16)] * len(numbers)
         for shard, places, within in self._by_shard(numbers):
             assert shard.tokens is not None and shard.offsets is not None
             starts, ends = shard.offsets[within], shard.offsets[within + 1]
+            if limit is not None:
+                ends = ends.minimum(starts + limit)
             lengths[places] = ends - starts
             for place, start, end in zip(places.tolist(), starts.tolist(), ends.tolist(), strict=True):
                 pieces[place] = shard.tokens[start:end]

@@ -21,8 +21,8 @@ class Fuser(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def reads_tokens(self) -> bool:
-        """Whether it looks at the tokens; otherwise features without any will do."""
+    def tokens_read(self) -> int | None:
+        """How many of each item's tokens it looks at, from the summary token on; None for all, 0 for none."""
 
     @property
     @abstractmethod
@@ -49,7 +49,7 @@ class Fuser(nn.Module, ABC):
         try:
             parts = [
                 self.embed(features.modality, [each.to(device) for each in batch]).cpu()
-                for batch in features.batches(rows, batch_size, tokens=self.reads_tokens)
+                for batch in features.batches(rows, batch_size, tokens=self.tokens_read)
             ]
         finally:
             self.train(training)

@@ -64,13 +64,14 @@ class FeatureSet:
         return max(map(len, self.augmented))
 
     def batch(
-        self, rows: Int[Tensor, " batch"], tokens: bool = True, copies: Int[Tensor, " batch"] | None = None
+        self, rows: Int[Tensor, " batch"], tokens: int | None = None, copies: Int[Tensor, " batch"] | None = None
     ) -> list[EncoderFeatures]:
         """Every encoder's embeddings and padded tokens of the given rows.
 
         Args:
             rows: which items.
-            tokens: whether to read their tokens, which are nearly all of the data; without, items have none.
+            tokens: how many of each item's tokens to read at most, from the summary token on; they are nearly all of
+                the data. By default all; with 0 items have none.
             copies: which augmented copy of each item, -1 for the item itself; by default the items themselves. An
                 encoder without that copy of an item gives its features of the item itself.
         """
@@ -79,19 +80,19 @@ class FeatureSet:
         return [each.gather(rows, copies, lambda store, part: _read(store, part, tokens)) for each in self.augmented]
 
     def batches(
-        self, rows: Int[Tensor, " items"], batch_size: int, tokens: bool = True
+        self, rows: Int[Tensor, " items"], batch_size: int, tokens: int | None = None
     ) -> Iterable[list[EncoderFeatures]]:
         """The features of the given rows in batches, in order."""
         # An empty tensor splits into one empty part, which has no tokens to fuse.
         return (self.batch(part, tokens) for part in rows.split(batch_size) if len(part))
 
 
-def _read(store: FeatureStore, rows: Int[Tensor, " batch"], tokens: bool) -> EncoderFeatures:
+def _read(store: FeatureStore, rows: Int[Tensor, " batch"], tokens: int | None) -> EncoderFeatures:
     embeddings = store.embeddings(rows)
-    if not tokens:
+    if tokens == 0:
         none = embeddings.new_zeros(len(rows), 0, store.width)
         return EncoderFeatures(embeddings, none, none.new_zeros(len(rows), 0, dtype=torch.bool))
-    padded, mask = pad(*store.tokens(rows))
+    padded, mask = pad(*store.tokens(rows, tokens))
     return EncoderFeatures(embeddings, padded.float(), mask)
 
 

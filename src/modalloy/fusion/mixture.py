@@ -65,8 +65,9 @@ class Mixture(Fuser):
         return [member for member in self.members if isinstance(member, Fuser)]
 
     @property
-    def reads_tokens(self) -> bool:
-        return any(member.reads_tokens for member in self.fusers())
+    def tokens_read(self) -> int | None:
+        counts = [member.tokens_read for member in self.fusers()]
+        return max((count for count in counts if count is not None), default=0) if None not in counts else None
 
     @property
     def dim(self) -> int:

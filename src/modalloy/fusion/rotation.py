@@ -98,8 +98,8 @@ class Rotated(Fuser):
         return cls(fuser, principal_rotation(torch.cat([images, captions])), dim)
 
     @property
-    def reads_tokens(self) -> bool:
-        return self.fuser.reads_tokens
+    def tokens_read(self) -> int | None:
+        return self.fuser.tokens_read
 
     @property
     def dim(self) -> int:

@@ -40,8 +40,8 @@ class ScoreFusion(Fuser):
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32) / sum(weights))
 
     @property
-    def reads_tokens(self) -> bool:
-        return False
+    def tokens_read(self) -> int | None:
+        return 0
 
     @property
     def dim(self) -> int:

@@ -208,8 +208,8 @@ class TowerFuser(Fuser):
         )
 
     @property
-    def reads_tokens(self) -> bool:
-        return self.config.method != "concat-linear" or self.config.read_summaries
+    def tokens_read(self) -> int | None:
+        return int(self.config.read_summaries) if self.config.method == "concat-linear" else None
 
     @property
     def dim(self) -> int:
@@ -230,7 +230,7 @@ class TowerFuser(Fuser):
         config = self.config
         if config.encoder_dropout:
             inputs = drop_encoders(inputs, config.encoder_dropout)
-        if config.token_dropout and self.reads_tokens:
+        if config.token_dropout and self.tokens_read is None:
             inputs = [drop_tokens(features, config.token_dropout) for features in inputs]
         return inputs
 

@@ -90,7 +90,7 @@ def fit_fuser(
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience, min_delta=training.min_delta)
     module = FusionModule(fuser, limited, training.steps_an_epoch(len(sampler)) * training.epochs, validation)
     grouped = training.captions_per_image > 1
-    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.reads_tokens, grouped)
+    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.tokens_read, grouped)
     history = fit(
         module,
         pair_loader(pairs, sampler),

@@ -73,7 +73,7 @@ class PairFeatures:
         image_features: features of all images.
         text_features: features of all captions.
         families: the family of each image; items of one family are never each other's negatives.
-        tokens: whether the fuser reads tokens.
+        tokens: how many tokens of each item the fuser reads; None for all.
         grouped: whether the captions of an image stand side by side, so that its features are read and fused once.
     """
 
@@ -82,7 +82,7 @@ class PairFeatures:
         image_features: FeatureSet,
         text_features: FeatureSet,
         families: Int[Tensor, " images"],
-        tokens: bool = True,
+        tokens: int | None = None,
         grouped: bool = False,
     ) -> None:
         self.image_features = image_features

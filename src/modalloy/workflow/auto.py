@@ -15,9 +15,8 @@ from modalloy.evaluation import ScoreFunction, bootstrap_difference, metrics, ra
 from modalloy.fusion import Fuser, Mixture, ScoreFusion, SplitFeatures, TowerFuser, choose_weights
 from modalloy.fusion.subset import halves
 from modalloy.workflow.choice import SMALLEST_HALF, Choice, Rung
-from modalloy.workflow.fuse import METHODS, UNTRAINED, FusionConfig, FusionFit
+from modalloy.workflow.fuse import MEAN, METHODS, TUNED, FusionConfig, FusionFit
 
-MEAN, TUNED = UNTRAINED
 B2, STAGES = METHODS[2], METHODS[4:]
 MIXTURE = "mixture of experts and inputs"
 _FOLDER = "auto"
@@ -120,6 +119,7 @@ def _trained_systems(fits: FusionFit, seed: int) -> Iterator[_System]:
         for method in STAGES:
             yield _System(f"{method}, {label}", setting.fit(method, seed), trained=True)
         experts[f"HADA, {label}"] = setting.expert("hada", seed)
+    experts |= {each.name: fits.fit_expert(each, seed) for each in fits.config.experts}
     mixture = Mixture(list(experts.values()), range(len(fits.shapes)), _sought(fits, experts), fits.shapes)
     yield _System(MIXTURE, mixture, trained=True, experts=experts)
 

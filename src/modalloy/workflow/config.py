@@ -14,8 +14,10 @@ from modalloy.files import write_text
 from modalloy.fusion.pretrained import pretrained_folder
 from modalloy.training.align import AlignConfig
 from modalloy.workflow.collections import DEMO
+from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import ExtractConfig
 from modalloy.workflow.fuse import SYSTEMS, FusionConfig
+from modalloy.workflow.hubs import held_back
 from modalloy.workflow.mistakes import mistakes
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
@@ -59,6 +61,8 @@ class RunConfig:
     """The encoders to fuse, two or more."""
     images: str | None = None
     """Folder of the pictures, where the collection is a file that names them only."""
+    hold_back_hubs: bool = False
+    """Whether the table also has systems with hubs held back, by a bank of training queries."""
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     """How the collection's splits are drawn anew; by default they stay as they are."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -77,7 +81,8 @@ class RunConfig:
         if len(names) < 2 or len(set(names)) < len(names):
             raise ConfigError(f"a run needs at least 2 inputs of different names, got {names}.")
         self.fusion.check_inputs(names)
-        taken = sorted({*names} & {*SYSTEMS})
+        systems = {*SYSTEMS, *expert_systems(self.fusion.experts)}
+        taken = sorted({*names} & {*systems, *map(held_back, systems)})
         if taken:
             raise ConfigError(f"the input name {taken[0]!r} is a fused system's; choose another.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:

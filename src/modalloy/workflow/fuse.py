@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -15,6 +15,7 @@ from modalloy.errors import ConfigError
 from modalloy.evaluation import metrics, rank_queries
 from modalloy.fusion import (
     Fuser,
+    Mixture,
     ScoreFusion,
     SplitFeatures,
     TowerConfig,
@@ -28,6 +29,7 @@ from modalloy.fusion.pretrained import pretrained_fuser, start_from, take_simila
 from modalloy.fusion.simplex import Criterion
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.workflow.experts import ALLOY, ExpertConfig, check_experts, expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.regime import Regime, detect_regime
 from modalloy.workflow.weighted_inputs import positions_of
@@ -43,7 +45,7 @@ Method = Literal[
     "HADA stage 2",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
-UNTRAINED = METHODS[:2]
+MEAN, TUNED = UNTRAINED = METHODS[:2]
 NEVER_PRETRAINED = METHODS[:4]
 
 RANK_AVERAGE = "B1 (rank average)"
@@ -77,6 +79,8 @@ class FusionConfig:
     stage's training, of the fused similarity and the weighted inputs'."""
     criterion: Criterion = "rsum"
     """What weights are sought by: validation RSum, or the contrastive loss, which suits few validation pairs."""
+    experts: tuple[ExpertConfig, ...] = ()
+    """Further trained fusers; each is compared when mixed with the inputs, and all together make the alloy."""
     regime: Literal["auto", "shared", "foreign"] | None = None
     """Whether the inputs were fitted on the training pairs (shared) or not (foreign), or auto, to detect it."""
     pretrained: str | None = None
@@ -96,6 +100,7 @@ class FusionConfig:
             raise ConfigError(f"criterion must be 'rsum' or 'contrast', got {self.criterion!r}.")
         if self.regime not in (None, "auto", "shared", "foreign"):
             raise ConfigError(f"regime must be 'auto', 'shared', 'foreign' or left out, got {self.regime!r}.")
+        check_experts(self.experts)
         if self.towers.method not in ("hada", "hada-original"):
             raise ConfigError(
                 "fusion.towers.method can't be set to anything but 'hada' or 'hada-original', "
@@ -113,6 +118,11 @@ class FusionConfig:
                     f"fusion.{name} can't be set, got {value!r}: the method, the seeds and fusion.weighted_inputs "
                     "decide it."
                 )
+
+    @property
+    def delivered(self) -> str:
+        """The system that a run is searched with: the alloy if there is one, else HADA."""
+        return ALLOY if any(each.in_alloy for each in self.experts) else "HADA stage 2"
 
     def check_inputs(self, names: Sequence[str]) -> None:
         """Refuses encoders that can't be fused, before anything is extracted.
@@ -187,17 +197,22 @@ class FusionFit:
         self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
         self.train = self.features.split("train")
-        self._fitted: dict[tuple[Method, int], Fuser] = {}
+        self._fitted: dict[tuple[str, int], Fuser] = {}
         self.validation = self.features.split(validation_split(list(collection.manifest.counts())))
 
-    def fit(self, method: Method, seed: int = 0) -> Fuser:
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All that `fit` takes."""
+        return (*METHODS, *expert_systems(self.config.experts))
+
+    def fit(self, method: str, seed: int = 0) -> Fuser:
         """The fitted fuser of one method; where a seed decides nothing, it is the same for every seed.
 
         Raises:
             ConfigError: the method is unknown.
             CheckpointError: the folder holds a damaged alloy.
         """
-        makers: dict[Method, Callable[[int], Fuser]] = {
+        makers: dict[str, Callable[[int], Fuser]] = {
             "mean of cosines": lambda _: ScoreFusion([1.0] * len(self.shapes), self.shapes),
             "validation-tuned weighted cosine": lambda _: ScoreFusion(self._tuned_weights(), self.shapes),
             "B2 (concat-linear)": lambda seed: self._both_stages(self._concat(0), "concat-linear", seed),
@@ -207,8 +222,11 @@ class FusionFit:
             "HADA stage 1": lambda seed: self._weighed(self._first_stage(self._hada(), "hada", seed)),
             "HADA stage 2": lambda seed: self._both_stages(self._hada(), "hada", seed),
         }
-        if method not in makers:
-            raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
+        experts = self.config.experts
+        makers |= {each.system: partial(self._mixture, [each]) for each in experts}
+        makers[ALLOY] = partial(self._mixture, [each for each in experts if each.in_alloy])
+        if method not in self.methods:
+            raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(self.methods)}.")
         if (method, seed) not in self._fitted:
             self._fitted[method, seed] = makers[method](seed).eval()
         return self._fitted[method, seed]
@@ -216,6 +234,18 @@ class FusionFit:
     def expert(self, method: Literal["hada", "concat-linear"], seed: int = 0) -> TowerFuser:
         """A first stage of HADA or B2, whose vector is the fused one alone."""
         return self._first_stage(self._hada() if method == "hada" else self._concat(0), method, seed).eval()
+
+    def fit_expert(self, expert: ExpertConfig, seed: int = 0) -> TowerFuser:
+        """A configured expert, trained by its own settings."""
+        fuser = self._started(expert.towers, seed)
+        return self._trained(fuser, expert.training, expert.folder, expert.name, seed).eval()
+
+    def _mixture(self, experts: Sequence[ExpertConfig], seed: int) -> Mixture:
+        """Experts and all inputs, by the weights that suit the validation items best."""
+        members = [self.fit_expert(each, seed) for each in experts]
+        scores = [*map(self.validation.scores, members), *self.validation.input_scores()]
+        weights = choose_weights(scores, self.validation.caption_image, self.config.criterion)
+        return Mixture(members, range(len(self.shapes)), weights, self.shapes)
 
     def variant(self, name: str, config: FusionConfig, validation: SplitFeatures) -> Self:
         """Fits of the same features by other settings, chosen on other items, in a folder within this one's."""
@@ -243,8 +273,14 @@ class FusionFit:
         return replace(self.config.towers, weighted_inputs=())
 
     def _concat(self, hidden: int) -> TowerConfig:
-        plain = {"read_embeddings": True, "read_summaries": False, "weighted_inputs": ()}
-        return replace(self.config.towers, method="concat-linear", hidden=hidden, **plain)
+        return replace(
+            self.config.towers,
+            method="concat-linear",
+            hidden=hidden,
+            read_embeddings=True,
+            read_summaries=False,
+            weighted_inputs=(),
+        )
 
     def _hidden(self) -> int:
         with torch.device("meta"):
@@ -252,24 +288,29 @@ class FusionFit:
         return hidden_of_equal_size(self.config.towers, self.shapes, parameters)
 
     def _first_stage(self, towers: TowerConfig, name: str, seed: int) -> TowerFuser:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            fuser = TowerFuser(towers, self.shapes)
+        fuser = self._started(towers, seed)
         if self.pretrained and name == "hada":
             start_from(fuser, self.pretrained)
-        return self._trained(fuser, self.config.first_stage, name, 1, seed)
+        return self._stage(fuser, self.config.first_stage, name, 1, seed)
+
+    def _started(self, towers: TowerConfig, seed: int) -> TowerFuser:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return TowerFuser(towers, self.shapes)
 
     def _both_stages(self, towers: TowerConfig, name: str, seed: int) -> TowerFuser:
         first = self._first_stage(towers, name, seed)
         fuser = first.second_stage(self._weighted_inputs())
         if self.pretrained and name == "hada":
             take_similarity(fuser, self.pretrained)
-        return self._weighed(self._trained(fuser, self.config.second_stage, name, 2, seed))
+        return self._weighed(self._stage(fuser, self.config.second_stage, name, 2, seed))
 
-    def _trained(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
-        folder = self.folder / f"{name}-stage-{stage}" / f"seed-{seed}"
-        label = f"{_LABELS[name]} stage {stage}, seed {seed}"
-        fit_fuser(fuser, replace(training, seed=seed), self.train, self.validation, folder, label)
+    def _stage(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
+        return self._trained(fuser, training, f"{name}-stage-{stage}", f"{_LABELS[name]} stage {stage}", seed)
+
+    def _trained(self, fuser: TowerFuser, training: FusionTraining, folder: str, label: str, seed: int) -> TowerFuser:
+        place, training = self.folder / folder / f"seed-{seed}", replace(training, seed=seed)
+        fit_fuser(fuser, training, self.train, self.validation, place, f"{label}, seed {seed}")
         return fuser
 
     def _weighed(self, fuser: TowerFuser) -> TowerFuser:

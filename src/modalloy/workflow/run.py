@@ -28,24 +28,24 @@ from modalloy.threads import set_threads
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import counts_line, open_with_rejects
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
+from modalloy.workflow.experts import ALLOY, expert_systems
 from modalloy.workflow.features import Collection
-from modalloy.workflow.fuse import METHODS, RANK_AVERAGE, UNTRAINED, FusionFit, Method, validation_split
+from modalloy.workflow.fuse import RANK_AVERAGE, TUNED, UNTRAINED, FusionFit, validation_split
+from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
 
 _log = logging.getLogger(__name__)
-DELIVERED: Method = "HADA stage 2"
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
 # Where things are and how fast they are made; the collection's contents and splits enter the fingerprint themselves.
 _DECIDE_NOTHING = ("collection", "folder", "images", "splits", "extraction", "threads", "features")
-REFERENCES: tuple[Method, Method] = ("HADA stage 2", "HADA stage 1")
 
 
 @dataclass(frozen=True)
 class Delivered:
     """The fuser that a run is searched with."""
 
-    name: Method
+    name: str
     """Its method, as in the tables."""
     seed_position: int
     """Which of the configuration's seeds it was fitted with."""
@@ -150,21 +150,25 @@ class Run:
         }
         ranks |= {method: self._ranks_of(method) for method in UNTRAINED}
         ranks[RANK_AVERAGE] = [rank_average(inputs, test.caption_image)]
-        ranks |= {method: self._ranks_of(method) for method in METHODS if method not in UNTRAINED}
-        return ranks
+        ranks |= {method: self._ranks_of(method) for method in self.fits.methods if method not in UNTRAINED}
+        return ranks | {held_back(system): self._ranks_of_held_back(system) for system in self._held_back()}
 
     @cached_property
     def delivered(self) -> "Delivered":
         """The fuser to search with: the seed that is best on validation."""
-        fusers = [self.fits.fit(DELIVERED, seed) for seed in self.config.seeds]
+        name = self.config.fusion.delivered
+        fusers = [self.fits.fit(name, seed) for seed in self.config.seeds]
         rsums = [self.fits.validation.rsum(fuser) for fuser in fusers]
         best = rsums.index(max(rsums))
-        return Delivered(DELIVERED, best, fusers[best])
+        return Delivered(name, best, fusers[best])
 
     def evaluate(self) -> dict[str, Any]:
         """Compares all systems on the test split."""
         inputs = [each.name for each in self.config.inputs]
-        comparison = compare(self.ranks, self.test.caption_image, reference=REFERENCES, inputs=inputs)
+        delivered = self.config.fusion.delivered
+        corrected = [held_back(delivered)] if self.config.hold_back_hubs else []
+        references = dict.fromkeys([*corrected, delivered, *(["HADA stage 1"] if delivered != ALLOY else [])])
+        comparison = compare(self.ranks, self.test.caption_image, reference=list(references), inputs=inputs)
         counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
         return {"test": counts, **comparison.to_dict()}
 
@@ -206,14 +210,27 @@ class Run:
         """Fits every system and saves the alloy to search with."""
         fits = self.fits
         with self._timed("fuse"):
-            for method in METHODS:
+            for method in fits.methods:
                 for seed in self._seeds(method):
                     fits.fit(method, seed)
-            alloy = Alloy(self.encoders, self.delivered.fuser, f"{self.folder.name} ({DELIVERED})")
+            alloy = Alloy(self.encoders, self.delivered.fuser, f"{self.folder.name} ({self.delivered.name})")
             alloy.save(self.folder)
         return alloy
 
-    def _ranks_of(self, method: Method) -> list[Ranks]:
+    def _held_back(self) -> tuple[str, ...]:
+        """The systems that are also ranked with hubs held back."""
+        if not self.config.hold_back_hubs:
+            return ()
+        return tuple(dict.fromkeys([TUNED, *expert_systems(self.config.fusion.experts), self.config.fusion.delivered]))
+
+    def _ranks_of_held_back(self, method: str) -> list[Ranks]:
+        fits = self.fits
+        return [
+            ranks_with_hubs_held_back(fits.fit(method, seed), fits.train, fits.validation, [self.test])[0]
+            for seed in self._seeds(method)
+        ]
+
+    def _ranks_of(self, method: str) -> list[Ranks]:
         fusers = [self.fits.fit(method, seed) for seed in self._seeds(method)]
         return [rank_queries(self.test.scores(fuser), self.test.caption_image) for fuser in fusers]
 

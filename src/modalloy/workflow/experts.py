@@ -1,0 +1,65 @@
+"""Experts: trained fusers that an alloy mixes with its inputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from modalloy.errors import ConfigError
+from modalloy.fusion import TowerConfig
+from modalloy.training.fusion_training import FusionTraining
+
+ALLOY = "alloy"
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """One trained fuser beside HADA and the baselines, with settings of its own."""
+
+    name: str
+    """What tables call it; the system that mixes it with the inputs is "NAME with the inputs"."""
+    towers: TowerConfig = field(default_factory=TowerConfig)
+    """Its layers."""
+    training: FusionTraining = field(default_factory=FusionTraining)
+    """Its training, by the fused similarity alone."""
+    in_alloy: bool = True
+    """Whether the alloy mixes it; otherwise it is only compared with."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not all(each.isalnum() or each in " -_.+" for each in self.name):
+            raise ConfigError(f"an expert needs a name of letters, digits, spaces or -_.+, got {self.name!r}.")
+        if self.towers.weighted_inputs or self.training.seed:
+            raise ConfigError(
+                f"the expert {self.name!r} can't have towers.weighted_inputs or training.seed: the alloy weighs the "
+                "inputs, and the run's seeds are used."
+            )
+
+    @property
+    def system(self) -> str:
+        """The name of the system that mixes it with the inputs."""
+        return f"{self.name} with the inputs"
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its fits."""
+        return "expert-" + self.name.replace(" ", "-")
+
+
+def expert_systems(experts: Sequence[ExpertConfig]) -> tuple[str, ...]:
+    """The systems that experts make: each mixed with the inputs, and the alloy of all that are in it.
+
+    >>> expert_systems([ExpertConfig("linear"), ExpertConfig("B2", in_alloy=False)])
+    ('linear with the inputs', 'B2 with the inputs', 'alloy')
+    """
+    alloy = (ALLOY,) if any(each.in_alloy for each in experts) else ()
+    return (*(each.system for each in experts), *alloy)
+
+
+def check_experts(experts: Sequence[ExpertConfig]) -> None:
+    """Refuses experts that can't be told apart.
+
+    Raises:
+        ConfigError: two have the same name, or names that make the same folder.
+    """
+    folders = [each.folder.lower() for each in experts]
+    for each in experts:
+        if folders.count(each.folder.lower()) > 1:
+            raise ConfigError(f"two experts are called {each.name!r}, or nearly so; give them different names.")
