@@ -1,11 +1,15 @@
+import csv
+
 import pytest
 import torch
+import yaml
 
 from modalloy import Alloy, Collection, fuse, load_encoder
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.fusion import ScoreFusion, TowerConfig, count_parameters
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)
@@ -104,6 +108,20 @@ def test_a_fused_alloy_scores_as_its_fuser(fits, encoders, collection, tmp_path)
     expected = fits.fit("validation-tuned weighted cosine").embed_rows(fits.features.text, torch.arange(3))
     texts = collection.manifest.captions[:3]
     assert torch.allclose(alloy.encode_texts(texts).embedding, expected, atol=1e-5)
+
+
+def test_a_fusion_is_tracked(encoders, collection, tmp_path):
+    tracking = TrackingConfig("csv", folder=str(tmp_path / "tracked"), experiment="trials")
+    fuse(encoders, collection, tmp_path / "alloy", "B2 (concat-linear)", TINY, seed=3, tracking=tracking)
+    (run,) = (tmp_path / "tracked/trials").iterdir()
+    parameters = yaml.safe_load((run / "hparams.yaml").read_text())
+    assert (parameters["method"], parameters["seed"]) == ("B2 (concat-linear)", 3)
+    assert parameters["fusion/first_stage/queue_size"] == 32
+    assert parameters["fingerprints/collection"] == collection.manifest.fingerprint
+    for stage in (1, 2):
+        with (run / f"concat-linear-stage-{stage}/seed-3/metrics.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert row["step"] == "1" and float(row["contrastive"]) > 0
 
 
 def test_one_encoder_is_not_enough(encoders, collection, tmp_path):

@@ -19,6 +19,7 @@ class Fuse(Verb):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
+        from modalloy.training.tracking import TrackingConfig
         from modalloy.workflow.fuse import SHORT_NAMES, FusionConfig
 
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
@@ -29,6 +30,7 @@ class Fuse(Verb):
         add_collection(parser)
         add_extraction(parser)
         parser.add_class_arguments(FusionConfig, "fusion")
+        parser.add_class_arguments(TrackingConfig, "tracking")
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
@@ -42,6 +44,7 @@ class Fuse(Verb):
             method=SHORT_NAMES[options.method],
             config=options.fusion,
             seed=options.seed,
+            tracking=options.tracking,
         )
         return {"encoder": alloy.spec, "name": alloy.name, "dim": alloy.dim("image")}
 

@@ -11,6 +11,7 @@ from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
 from modalloy.training.align import AlignConfig
+from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.collections import DEMO
 from modalloy.workflow.features import ExtractConfig
 from modalloy.workflow.fuse import SYSTEMS, FusionConfig
@@ -67,6 +68,8 @@ class RunConfig:
     """Threads of the arithmetic; by default as many as there are idle cores."""
     features: str | None = None
     """Folder of the features, to share it between runs and with `modalloy extract`; by default in the run directory."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Where parameters, curves and the report are kept besides; by default nowhere."""
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.inputs]
@@ -134,6 +137,8 @@ def save_config(config: RunConfig, path: str | Path) -> None:
     for name in ("collection", "images", "features"):
         if values[name] not in (None, DEMO):
             values[name] = str(here / values[name])
+    if values["tracking"]["folder"] is not None:
+        values["tracking"]["folder"] = str(here / values["tracking"]["folder"])
     for each in values["inputs"]:
         for name in ("encoder", "image", "text"):
             each[name] = each[name] and absolute_spec(each[name], here)

@@ -1,12 +1,13 @@
 """Fitting the fused systems: score averages, the baseline B2 and HADA's two stages."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 
+from modalloy.data import Manifest
 from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError
 from modalloy.evaluation import metrics, rank_queries
@@ -23,6 +24,7 @@ from modalloy.fusion import (
 )
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.tracking import Tracker, TrackingConfig, tracked
 from modalloy.workflow.features import Collection
 from modalloy.workflow.index import index
 
@@ -126,17 +128,26 @@ class FusionFit:
             makes, chosen on "tune" (or "val").
         config: see `FusionConfig`.
         folder: holds a folder per method and seed.
+        tracker: also keeps each training's curves.
 
     Raises:
         ConfigError: see `FusionConfig.check_inputs`.
         DataError: the collection lacks a training or a validation split.
     """
 
-    def __init__(self, encoders: Sequence[Encoder], collection: Collection, config: FusionConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        collection: Collection,
+        config: FusionConfig,
+        folder: Path,
+        tracker: Tracker | None = None,
+    ) -> None:
         config.check_inputs(len(encoders))
         self.encoders = list(encoders)
         self.config = config
         self.folder = folder
+        self.tracker = tracker
         self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
         self.train = self.features.split("train")
@@ -189,9 +200,10 @@ class FusionFit:
         return self._trained(fuser, self.config.second_stage, name, 2, seed)
 
     def _trained(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
-        folder = self.folder / f"{name}-stage-{stage}" / f"seed-{seed}"
+        curve = f"{name}-stage-{stage}/seed-{seed}"
         label = f"{_LABELS[name]} stage {stage}, seed {seed}"
-        fit_fuser(fuser, replace(training, seed=seed), self.train, self.validation, folder, label)
+        training = replace(training, seed=seed)
+        fit_fuser(fuser, training, self.train, self.validation, self.folder / curve, label, self.tracker, curve)
         return fuser
 
     def _weighted_inputs(self) -> tuple[int, ...]:
@@ -219,6 +231,7 @@ def fuse(
     method: Method = "HADA stage 2",
     config: FusionConfig | None = None,
     seed: int = 0,
+    tracking: TrackingConfig | None = None,
 ) -> Alloy:
     """Fuses dual encoders into an alloy, saved in `folder` with galleries to search; an interrupted training goes on.
 
@@ -229,14 +242,34 @@ def fuse(
         method: one of `METHODS`.
         config: see `FusionConfig`.
         seed: of the start, the batches and the dropout.
+        tracking: see `TrackingConfig`; by default nothing is tracked.
 
     Raises:
-        ConfigError: an unknown method, or see `FusionConfig.check_inputs`.
+        ConfigError: an unknown method, a tracker that can't start, or see `FusionConfig.check_inputs`.
         DataError: the collection lacks a training or a validation split.
     """
-    folder = Path(folder)
-    fits = FusionFit(encoders, collection, config or FusionConfig(), folder / "fits")
-    alloy = Alloy(encoders, fits.fit(method, seed), method)
-    alloy.save(folder)
-    index(alloy, collection, folder)
+    folder, config = Path(folder), config or FusionConfig()
+    config.check_inputs(len(encoders))
+    parameters = {
+        "method": method,
+        "seed": seed,
+        "fusion": asdict(config),
+        "fingerprints": fingerprints(collection.manifest, {each.spec: each for each in encoders}),
+    }
+    with tracked(tracking or TrackingConfig(), folder, folder.name, parameters) as tracker:
+        fits = FusionFit(encoders, collection, config, folder / "fits", tracker)
+        alloy = Alloy(encoders, fits.fit(method, seed), method)
+        alloy.save(folder)
+        index(alloy, collection, folder)
     return alloy
+
+
+def fingerprints(manifest: Manifest, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+    """Which data and which weights a fusion is made of, for a tracker."""
+    return {
+        "collection": manifest.fingerprint,
+        "encoders": {
+            name: {modality: encoder.fingerprint(modality).digest for modality in encoder.modalities}
+            for name, encoder in encoders.items()
+        },
+    }

@@ -22,18 +22,19 @@ from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
+from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import open_with_rejects
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.features import Collection
-from modalloy.workflow.fuse import METHODS, RANK_AVERAGE, UNTRAINED, FusionFit, Method, validation_split
+from modalloy.workflow.fuse import METHODS, RANK_AVERAGE, UNTRAINED, FusionFit, Method, fingerprints, validation_split
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
 
 DELIVERED: Method = "HADA stage 2"
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
 # Where things are and how fast they are made; the collection's contents enter the fingerprint themselves.
-_DECIDE_NOTHING = ("collection", "folder", "images", "extraction", "threads", "features")
+_DECIDE_NOTHING = ("collection", "folder", "images", "extraction", "threads", "features", "tracking")
 REFERENCES: tuple[Method, Method] = ("HADA stage 2", "HADA stage 1")
 
 
@@ -60,6 +61,7 @@ class Run:
         self.config = config
         self.folder = Path(config.folder)
         self.seconds: dict[str, float] = {}
+        self._tracker = Tracker()
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -86,6 +88,10 @@ class Run:
             if report.get("fingerprint") == fingerprint and all((self.folder / name).exists() for name in PRODUCTS):
                 return report | {"folder": str(self.folder)}
         self._require_splits()
+        with tracked(self.config.tracking, self.folder, self.folder.name, self._deciding()) as self._tracker:
+            return self._execute(fingerprint)
+
+    def _execute(self, fingerprint: str) -> dict[str, Any]:
         alloy = self._fit()
         with self._timed("index"):
             index(alloy, self.collection, self.folder)
@@ -94,7 +100,11 @@ class Run:
         report |= {"folder": str(self.folder), "fingerprint": fingerprint, "seconds": self.seconds}
         with self._timed("report"):
             write_run_report(self, report)
+        path = self.folder / "report.json"
         write_json(path, report)
+        encoders = {each.name: encoder for each, encoder in zip(self.config.inputs, self.encoders, strict=True)}
+        self._tracker.parameters({"fingerprints": fingerprints(self.collection.manifest, encoders)})
+        self._tracker.report(report, [path, self.folder / "report.html"])
         return report
 
     def write_report(self) -> dict[str, Any]:
@@ -127,7 +137,7 @@ class Run:
         """The fits of all fused systems."""
         encoders = self.encoders
         with self._timed("extract"):
-            return FusionFit(encoders, self.collection, self.config.fusion, self.folder / "fits")
+            return FusionFit(encoders, self.collection, self.config.fusion, self.folder / "fits", self._tracker)
 
     @cached_property
     def test(self) -> SplitFeatures:
@@ -221,10 +231,14 @@ class Run:
             folder = self.folder / "inputs" / str(position + 1)
             return align_backbones(each.image, each.text, self.collection, folder, each.align, each.name)
 
+    def _deciding(self) -> dict[str, Any]:
+        """The configuration without what decides nothing."""
+        return {key: value for key, value in self.config.to_dict().items() if key not in _DECIDE_NOTHING}
+
     def _fingerprint(self) -> str:
         """SHA-256 of all that decides the report: the configuration, the collection and the encoders."""
         manifest = self.collection.manifest
-        config = {key: value for key, value in self.config.to_dict().items() if key not in _DECIDE_NOTHING}
+        config = self._deciding()
         # What an encoder is stands in its fingerprint; its spec may name a folder in several ways.
         encoders = [
             [load_encoder(spec) for spec in (each.encoder, each.image, each.text) if spec]
