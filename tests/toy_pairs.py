@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from modalloy.data import Item, Manifest
 from modalloy.encoders import Encoded, Encoder, Fingerprint
-from modalloy.features import extract
+from modalloy.features import FeatureStore, extract
 from modalloy.fusion import FeatureSet, PairedFeatures, TowerConfig, TowerFuser, input_shapes
 from modalloy.training.fusion_training import FusionTraining
 
@@ -94,3 +94,9 @@ def features(manifest: Manifest, folder: Path, weights: str = "a") -> PairedFeat
 def new_fuser(paired: PairedFeatures, seed: int = 0, **changes) -> TowerFuser:
     torch.manual_seed(seed)
     return TowerFuser(dataclasses.replace(TOWERS, **changes), input_shapes(paired.image, paired.text))
+
+
+def opened(manifest: Manifest, folder: Path) -> PairedFeatures:
+    """The features that `features` has stored."""
+    sets = [FeatureSet([FeatureStore.open(folder / f"{k}/{m}") for k in range(2)]) for m in ("image", "text")]
+    return PairedFeatures(manifest, *sets)

@@ -7,6 +7,7 @@ import pytest
 from modalloy.data.splits import SplitsConfig
 from modalloy.errors import ConfigError
 from modalloy.training.align import AlignConfig
+from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.fuse import SYSTEMS, FusionConfig
 
@@ -164,6 +165,9 @@ def test_an_override_that_leads_nowhere_is_refused(load, key, said):
         ("threads: 0", "threads must be at least 1"),
         ("extraction: {batch_size: many}", "batch_size"),
         ("images: [1]", "images"),
+        ("tracking: {tracker: wandb}", "tracking.tracker must be one of none, mlflow, tensorboard, csv, got 'wandb'"),
+        ("tracking: {tracker: csv, uri: x}", "tracking.uri is MLflow's, but the tracker is 'csv'"),
+        ("fusion: {first_stage: {precision: 16}}", "fusion.first_stage.precision must be one of fp32, bf16, got 16"),
     ],
 )
 def test_unknown_keys_and_impossible_values_are_refused(load, tmp_path, more, said):
@@ -218,6 +222,14 @@ def test_the_features_folder_is_saved_whole(load, tmp_path):
     assert features_folder(load(MINIMAL)) == Path("runs/x/features")
     save_config(config, tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml").features == str(Path.cwd() / "features/shared")
+
+
+def test_the_tracking_folder_is_saved_whole(load, tmp_path):
+    config = load(MINIMAL + "tracking: {tracker: csv, folder: tracked}")
+    assert config.tracking == TrackingConfig("csv", folder="tracked")
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").tracking.folder == str(Path.cwd() / "tracked")
+    assert load(MINIMAL).tracking == TrackingConfig()
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -1,7 +1,9 @@
+import csv
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from modalloy import Alloy, Collection, fuse, load_encoder
 from modalloy.data import Manifest
@@ -10,6 +12,7 @@ from modalloy.files import read_json
 from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, choose_weights, count_parameters
 from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)
@@ -200,6 +203,20 @@ def test_a_pretrained_one_of_other_layers_is_refused_before_anything_is_extracte
     with pytest.raises(ConfigError, match=r"fusion.towers.token_dim is 16, but 8 in the pretrained"):
         fuse(encoders, Collection(tiny_manifest, tmp_path / "features"), tmp_path / "alloy", config=wide)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fusion_is_tracked(encoders, collection, tmp_path):
+    tracking = TrackingConfig("csv", folder=str(tmp_path / "tracked"), experiment="trials")
+    fuse(encoders, collection, tmp_path / "alloy", "B2 (concat-linear)", TINY, seed=3, tracking=tracking)
+    (run,) = (tmp_path / "tracked/trials").iterdir()
+    parameters = yaml.safe_load((run / "hparams.yaml").read_text())
+    assert (parameters["method"], parameters["seed"]) == ("B2 (concat-linear)", 3)
+    assert parameters["fusion/first_stage/queue_size"] == 32
+    assert parameters["fingerprints/collection"] == collection.manifest.fingerprint
+    for stage in (1, 2):
+        with (run / f"concat-linear-stage-{stage}/seed-3/metrics.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert row["step"] == "1" and float(row["contrastive"]) > 0
 
 
 def test_one_encoder_is_not_enough(encoders, collection, tmp_path):

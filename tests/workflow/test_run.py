@@ -25,6 +25,7 @@ from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, TowerConfig, TowerFuser, input_shapes
 from modalloy.search import Gallery
 from modalloy.training import trainer
+from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import InputConfig, load_config, save_config
 from modalloy.workflow.run import Run
 
@@ -145,6 +146,38 @@ class TestReuse:
             after["systems"][name] | {"headroom": 0} == before["systems"][name] | {"headroom": 0} for name in stays
         )
         assert Run.open(run_copy).config.fusion.second_stage.learning_rate == 0.05
+
+    def test_tracking_decides_nothing(self, run_copy, no_work):
+        config = Run.open(run_copy).config
+        before = read_json(run_copy / "report.json")
+        report = Run(replace(config, tracking=TrackingConfig("csv"))).execute()
+        assert report["fingerprint"] == before["fingerprint"]
+        # Nothing was left to do, so nothing was tracked.
+        assert not (run_copy / "tracking").exists()
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow uses what SQLAlchemy will drop
+    def test_what_is_fitted_is_tracked(self, run_copy):
+        from mlflow import MlflowClient
+
+        config = Run.open(run_copy).config
+        second = replace(config.fusion.second_stage, learning_rate=0.05)
+        config = replace(config, fusion=replace(config.fusion, second_stage=second), seeds=(0,))
+        report = Run(replace(config, tracking=TrackingConfig("mlflow"))).execute()
+        client = MlflowClient(f"sqlite:///{run_copy / 'tracking' / 'mlflow.db'}")
+        (run,) = client.search_runs([client.get_experiment_by_name("modalloy").experiment_id])
+        parameters, metrics = run.data.params, run.data.metrics
+        assert parameters["fusion/second_stage/learning_rate"] == "0.05"
+        assert not [name for name in parameters if name.startswith(("tracking", "threads", "folder"))]
+        encoder = load_encoder(f"hacan:{run_copy / 'inputs' / '1'}")
+        name = "fingerprints/encoders/nets _ sentences/text"
+        assert parameters[name] == encoder.fingerprint("text").digest
+        assert parameters["fingerprints/collection"] == Run.open(run_copy).collection.manifest.fingerprint
+        # Those that were fitted before aren't trained again.
+        curves = {name.rpartition("/")[0] for name in metrics if name.endswith("/contrastive")}
+        assert curves == {f"{each}-stage-2/seed-0" for each in ("hada", "concat-linear", "concat-wide")}
+        assert metrics["systems/HADA stage 2/rsum"] == pytest.approx(report["systems"]["HADA stage 2"]["rsum"])
+        assert {each.path for each in client.list_artifacts(run.info.run_id)} == {"report.html", "report.json"}
 
     def test_an_item_moved_to_another_split_counts(self, run_copy, tiny_manifest, tmp_path):
         items = list(tiny_manifest)
@@ -290,6 +323,13 @@ class TestAlloy:
 
 
 class TestMistakes:
+    def test_a_tracker_that_cannot_start_stops_the_run_before_its_work(self, tiny_collection, tmp_path, no_work):
+        config = write_config(tiny_collection, tmp_path / "run", tmp_path / "run.yaml")
+        (tmp_path / "file").write_text("in the way")
+        tracking = TrackingConfig("csv", folder=str(tmp_path / "file"))
+        with pytest.raises(ConfigError, match="tracking by csv can't start"):
+            Run(replace(config, tracking=tracking)).execute()
+
     def test_a_folder_without_configuration_is_no_run(self, tmp_path):
         with pytest.raises(DataError, match=r"no run directory \(no config.yaml\)"):
             Run.open(tmp_path)

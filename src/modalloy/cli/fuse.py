@@ -19,6 +19,7 @@ class Fuse(Verb):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
+        from modalloy.training.tracking import TrackingConfig
         from modalloy.workflow.fuse import SHORT_NAMES, FusionConfig
         from modalloy.workflow.make_alloy import AUTO
 
@@ -31,6 +32,7 @@ class Fuse(Verb):
         add_collection(parser)
         add_extraction(parser)
         parser.add_class_arguments(FusionConfig, "fusion")
+        parser.add_class_arguments(TrackingConfig, "tracking")
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
@@ -46,6 +48,7 @@ class Fuse(Verb):
             config=options.fusion,
             seed=options.seed,
             names=options.encoders,
+            tracking=options.tracking,
         )
         alloy = fused.alloy
         result: dict[str, Any] = {"encoder": alloy.spec, "name": alloy.name, "dim": alloy.dim("image")}

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 

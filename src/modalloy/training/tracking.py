@@ -148,10 +148,10 @@ def tracked(config: TrackingConfig, folder: Path, name: str, parameters: Mapping
 
 
 def flat(values: Any, key: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one, by keys like a path.
+    """Nested dictionaries and lists as one, by keys like a path, in the letters that every tracker takes.
 
-    >>> flat({"towers": {"heads": 4}, "seeds": [0, 1]})
-    {'towers/heads': 4, 'seeds/0': 0, 'seeds/1': 1}
+    >>> flat({"towers": {"heads": 4}, "seeds": [0, 1], "B2 (a/b)": 3})
+    {'towers/heads': 4, 'seeds/0': 0, 'seeds/1': 1, 'B2 a_b': 3}
     """
     if isinstance(values, Mapping):
         items = list(values.items())
@@ -159,15 +159,17 @@ def flat(values: Any, key: str = "") -> dict[str, Any]:
         items = list(enumerate(values))
     else:
         return {key: values}
-    return {
-        name: value for part, each in items for name, value in flat(each, f"{key}/{part}" if key else f"{part}").items()
-    }
+    found: dict[str, Any] = {}
+    for part, value in items:
+        name = re.sub(r"[^\w. -]+", "_", re.sub(r"[()]", "", str(part)))
+        found |= flat(value, f"{key}/{name}" if key else name)
+    return found
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What a chart can show, by names that every tracker takes."""
+    """What a chart can show."""
     return {
-        re.sub(r"[^\w/. -]+", "", name): float(value)
+        name: float(value)
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

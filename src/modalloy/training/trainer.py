@@ -163,7 +163,7 @@ def _train(
     batches: DataLoader,
     validation: DataLoader | None,
     environment: Environment | None,
-    shown: Sequence[Callback] = (),
+    shown: Sequence[Callback],
 ) -> None:
     trainer = Trainer(
         accelerator=plan.accelerator,
@@ -187,10 +187,17 @@ def _train(
     trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
 
 
-def _follow(environment: Environment, plan: _Plan, *work: Any) -> None:
+def _follow(
+    environment: Environment,
+    plan: _Plan,
+    record: "_EpochRecord",
+    module: LightningModule,
+    batches: DataLoader,
+    validation: DataLoader | None,
+) -> None:
     """What the processes besides the first do of a training."""
     with _quiet():
-        _train(plan, *work, environment)
+        _train(plan, record, module, batches, validation, environment, shown=())
 
 
 class _SeededEpochs(Callback):

@@ -13,6 +13,7 @@ from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
 from modalloy.fusion.pretrained import pretrained_folder
 from modalloy.training.align import AlignConfig
+from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.collections import DEMO
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import ExtractConfig
@@ -75,6 +76,8 @@ class RunConfig:
     """Threads of the arithmetic; by default as many as there are idle cores."""
     features: str | None = None
     """Folder of the features, to share it between runs and with `modalloy extract`; by default in the run directory."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Where parameters, curves and the report are kept besides; by default nowhere."""
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.inputs]
@@ -145,6 +148,8 @@ def save_config(config: RunConfig, path: str | Path) -> None:
             values[name] = str(here / values[name])
     if values["fusion"]["pretrained"] is not None:
         values["fusion"]["pretrained"] = str(here / pretrained_folder(values["fusion"]["pretrained"]))
+    if values["tracking"]["folder"] is not None:
+        values["tracking"]["folder"] = str(here / values["tracking"]["folder"])
     for each in values["inputs"]:
         for name in ("encoder", "image", "text"):
             each[name] = each[name] and absolute_spec(each[name], here)

@@ -29,6 +29,7 @@ from modalloy.fusion.pretrained import pretrained_fuser, start_from, take_simila
 from modalloy.fusion.simplex import Criterion
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.tracking import Tracker
 from modalloy.workflow.experts import ALLOY, ExpertConfig, check_experts, expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.regime import Regime, detect_regime
@@ -174,6 +175,7 @@ class FusionFit:
         config: see `FusionConfig`.
         folder: holds a folder per method and seed.
         names: by which the configuration and the messages call the encoders; by default their specs.
+        tracker: also keeps each training's curves.
 
     Raises:
         ConfigError: see `FusionConfig.check_inputs` and `pretrained_fuser`.
@@ -187,6 +189,7 @@ class FusionFit:
         config: FusionConfig,
         folder: Path,
         names: Sequence[str] | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.names = [encoder.spec for encoder in encoders] if names is None else list(names)
         config.check_inputs(self.names)
@@ -194,6 +197,7 @@ class FusionFit:
         self.encoders = list(encoders)
         self.config = config
         self.folder = folder
+        self.tracker = tracker
         self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
         self.train = self.features.split("train")
@@ -309,8 +313,9 @@ class FusionFit:
         return self._trained(fuser, training, f"{name}-stage-{stage}", f"{_LABELS[name]} stage {stage}", seed)
 
     def _trained(self, fuser: TowerFuser, training: FusionTraining, folder: str, label: str, seed: int) -> TowerFuser:
-        place, training = self.folder / folder / f"seed-{seed}", replace(training, seed=seed)
-        fit_fuser(fuser, training, self.train, self.validation, place, f"{label}, seed {seed}")
+        curve, training = f"{folder}/seed-{seed}", replace(training, seed=seed)
+        label = f"{label}, seed {seed}"
+        fit_fuser(fuser, training, self.train, self.validation, self.folder / curve, label, self.tracker, curve)
         return fuser
 
     def _weighed(self, fuser: TowerFuser) -> TowerFuser:

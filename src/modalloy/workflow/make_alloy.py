@@ -1,7 +1,7 @@
 """From dual encoders to an alloy that can be searched: `modalloy fuse`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +9,11 @@ from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError
 from modalloy.files import write_json
 from modalloy.fusion import Alloy
+from modalloy.training.tracking import TrackingConfig, tracked
 from modalloy.workflow.auto import choose
 from modalloy.workflow.choice import Choice
 from modalloy.workflow.features import Collection
+from modalloy.workflow.fingerprints import fingerprints
 from modalloy.workflow.fuse import NEVER_PRETRAINED, FusionConfig, FusionFit, Method
 from modalloy.workflow.index import index
 from modalloy.workflow.regime import Regime
@@ -39,6 +41,7 @@ def fuse(
     config: FusionConfig | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    tracking: TrackingConfig | None = None,
 ) -> Alloy:
     """Fuses dual encoders into an alloy, saved in `folder` with galleries to search; an interrupted training goes on.
 
@@ -51,12 +54,14 @@ def fuse(
         config: see `FusionConfig`.
         seed: of the start, the batches and the dropout.
         names: see `FusionFit`.
+        tracking: see `TrackingConfig`; by default nothing is tracked.
 
     Raises:
-        ConfigError: an unknown method, one that takes no pretrained alloy, or see `FusionFit`.
+        ConfigError: an unknown method, one that takes no pretrained alloy, a tracker that can't start, or see
+            `FusionFit`.
         DataError: the collection lacks a training or a validation split.
     """
-    return fuse_with_findings(encoders, collection, folder, method, config, seed, names).alloy
+    return fuse_with_findings(encoders, collection, folder, method, config, seed, names, tracking).alloy
 
 
 def fuse_with_findings(
@@ -67,20 +72,32 @@ def fuse_with_findings(
     config: FusionConfig | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    tracking: TrackingConfig | None = None,
 ) -> Fused:
     """As `fuse`, and also returns the regime and how "auto" decided."""
     folder, config = Path(folder), config or FusionConfig()
     if config.pretrained is not None and method in NEVER_PRETRAINED:
         raise ConfigError(f"fusion.pretrained starts HADA, but the method is {method!r}; leave it out.")
-    fits = FusionFit(encoders, collection, config, folder / "fits", names)
-    if method == AUTO:
-        chosen = choose(fits, seed)
-        used, fuser, name = chosen.encoders, chosen.fuser, f"auto: {chosen.choice.chosen}"
-        fused = Fused(Alloy(used, fuser, name), chosen.choice.regime, chosen.choice)
-    else:
-        fused = Fused(Alloy(encoders, fits.fit(method, seed), method), fits.regime)
-    fused.alloy.save(folder)
-    if fused.choice is not None:
-        write_json(folder / "choice.json", fused.choice.to_dict())
-    index(fused.alloy, collection, folder)
+    config.check_inputs(names or [encoder.spec for encoder in encoders])
+    parameters = {
+        "method": method,
+        "seed": seed,
+        "fusion": asdict(config),
+        "fingerprints": fingerprints(collection.manifest, {each.spec: each for each in encoders}),
+    }
+    with tracked(tracking or TrackingConfig(), folder, folder.name, parameters) as tracker:
+        fits = FusionFit(encoders, collection, config, folder / "fits", names, tracker)
+        fused = _fused(fits, method, seed)
+        fused.alloy.save(folder)
+        if fused.choice is not None:
+            write_json(folder / "choice.json", fused.choice.to_dict())
+        index(fused.alloy, collection, folder)
     return fused
+
+
+def _fused(fits: FusionFit, method: Method | Literal["auto"], seed: int) -> Fused:
+    if method != AUTO:
+        return Fused(Alloy(fits.encoders, fits.fit(method, seed), method), fits.regime)
+    chosen = choose(fits, seed)
+    alloy = Alloy(chosen.encoders, chosen.fuser, f"auto: {chosen.choice.chosen}")
+    return Fused(alloy, chosen.choice.regime, chosen.choice)

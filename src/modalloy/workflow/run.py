@@ -25,11 +25,13 @@ from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
+from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import counts_line, open_with_rejects
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.experts import ALLOY, expert_systems
 from modalloy.workflow.features import Collection
+from modalloy.workflow.fingerprints import fingerprints
 from modalloy.workflow.fuse import RANK_AVERAGE, TUNED, UNTRAINED, FusionFit, validation_split
 from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
@@ -38,7 +40,7 @@ from modalloy.workflow.report import write_run_report
 _log = logging.getLogger(__name__)
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
 # Where things are and how fast they are made; the collection's contents and splits enter the fingerprint themselves.
-_DECIDE_NOTHING = ("collection", "folder", "images", "splits", "extraction", "threads", "features")
+_DECIDE_NOTHING = ("collection", "folder", "images", "splits", "extraction", "threads", "features", "tracking")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Run:
         self.config = config
         self.folder = Path(config.folder)
         self.seconds: dict[str, float] = {}
+        self._tracker = Tracker()
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -90,6 +93,10 @@ class Run:
             if report.get("fingerprint") == fingerprint and all((self.folder / name).exists() for name in PRODUCTS):
                 return report | {"folder": str(self.folder)}
         self._require_splits()
+        with tracked(self.config.tracking, self.folder, self.folder.name, self._deciding()) as self._tracker:
+            return self._execute(fingerprint)
+
+    def _execute(self, fingerprint: str) -> dict[str, Any]:
         alloy = self._fit()
         with self._timed("index"):
             index(alloy, self.collection, self.folder)
@@ -98,7 +105,11 @@ class Run:
         report |= {"folder": str(self.folder), "fingerprint": fingerprint, "seconds": self.seconds}
         with self._timed("report"):
             write_run_report(self, report)
+        path = self.folder / "report.json"
         write_json(path, report)
+        encoders = {each.name: encoder for each, encoder in zip(self.config.inputs, self.encoders, strict=True)}
+        self._tracker.parameters({"fingerprints": fingerprints(self.collection.manifest, encoders)})
+        self._tracker.report(report, [path, self.folder / "report.html"])
         return report
 
     def write_report(self) -> dict[str, Any]:
@@ -132,7 +143,8 @@ class Run:
         encoders = self.encoders
         with self._timed("extract"):
             names = [each.name for each in self.config.inputs]
-            return FusionFit(encoders, self.collection, self.config.fusion, self.folder / "fits", names)
+            folder = self.folder / "fits"
+            return FusionFit(encoders, self.collection, self.config.fusion, folder, names, self._tracker)
 
     @cached_property
     def test(self) -> SplitFeatures:
@@ -248,10 +260,14 @@ class Run:
             folder = self.folder / "inputs" / str(position + 1)
             return align_backbones(each.image, each.text, self.collection, folder, each.align, each.name)
 
+    def _deciding(self) -> dict[str, Any]:
+        """The configuration without what decides nothing."""
+        return {key: value for key, value in self.config.to_dict().items() if key not in _DECIDE_NOTHING}
+
     def _fingerprint(self) -> str:
         """SHA-256 of all that decides the report: the configuration, the collection and the encoders."""
         manifest = self.collection.manifest
-        config = {key: value for key, value in self.config.to_dict().items() if key not in _DECIDE_NOTHING}
+        config = self._deciding()
         # What an encoder is stands in its fingerprint; its spec may name a folder in several ways.
         encoders = [
             [load_encoder(spec) for spec in (each.encoder, each.image, each.text) if spec]
