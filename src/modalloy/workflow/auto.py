@@ -128,7 +128,7 @@ def _sought(fits: FusionFit, experts: dict[str, TowerFuser]) -> tuple[float, ...
     """The weights of experts and inputs that suit the validation items of `fits` best."""
     own = fits.validation.input_scores()
     scores: list[ScoreFunction] = [*(fits.validation.scores(expert) for expert in experts.values()), *own]
-    return choose_weights(scores, fits.validation.caption_image, fits.config.criterion)
+    return choose_weights(scores, fits.validation.caption_image, fits.config.criterion if experts else "rsum")
 
 
 def _judged(

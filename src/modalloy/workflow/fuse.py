@@ -79,7 +79,10 @@ class FusionConfig:
     """The weighted similarity's weights: learned in the second stage, or sought on the validation items after either
     stage's training, of the fused similarity and the weighted inputs'."""
     criterion: Criterion = "rsum"
-    """What weights are sought by: validation RSum, or the contrastive loss, which suits few validation pairs."""
+    """What weights are sought by: validation RSum, or the contrastive loss, which suits few validation pairs. Those of the
+    validation-tuned cosine are sought by RSum in any case."""
+    methods: tuple[Method, ...] = METHODS
+    """Which of HADA and the baselines a run fits and compares."""
     experts: tuple[ExpertConfig, ...] = ()
     """Further trained fusers; each is compared when mixed with the inputs, and all together make the alloy."""
     regime: Literal["auto", "shared", "foreign"] | None = None
@@ -102,6 +105,7 @@ class FusionConfig:
         if self.regime not in (None, "auto", "shared", "foreign"):
             raise ConfigError(f"regime must be 'auto', 'shared', 'foreign' or left out, got {self.regime!r}.")
         check_experts(self.experts)
+        self._check_methods()
         if self.towers.method not in ("hada", "hada-original"):
             raise ConfigError(
                 "fusion.towers.method can't be set to anything but 'hada' or 'hada-original', "
@@ -119,6 +123,14 @@ class FusionConfig:
                     f"fusion.{name} can't be set, got {value!r}: the method, the seeds and fusion.weighted_inputs "
                     "decide it."
                 )
+
+    def _check_methods(self) -> None:
+        unknown = [each for each in self.methods if each not in METHODS]
+        if unknown or len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"methods must be different ones of {', '.join(METHODS)}, got {list(self.methods)}.")
+        missing = {*UNTRAINED, *([self.delivered] if self.delivered in METHODS else [])} - {*self.methods}
+        if missing:
+            raise ConfigError(f"methods must hold {sorted(missing)[0]!r}, which every table needs; add it.")
 
     @property
     def delivered(self) -> str:
@@ -206,8 +218,8 @@ class FusionFit:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All that `fit` takes."""
-        return (*METHODS, *expert_systems(self.config.experts))
+        """What a run fits and compares."""
+        return (*self.config.methods, *expert_systems(self.config.experts))
 
     def fit(self, method: str, seed: int = 0) -> Fuser:
         """The fitted fuser of one method; where a seed decides nothing, it is the same for every seed.
@@ -229,8 +241,9 @@ class FusionFit:
         experts = self.config.experts
         makers |= {each.system: partial(self._mixture, [each]) for each in experts}
         makers[ALLOY] = partial(self._mixture, [each for each in experts if each.in_alloy])
-        if method not in self.methods:
-            raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(self.methods)}.")
+        known = (*METHODS, *expert_systems(experts))
+        if method not in known:
+            raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(known)}.")
         if (method, seed) not in self._fitted:
             self._fitted[method, seed] = makers[method](seed).eval()
         return self._fitted[method, seed]
@@ -340,4 +353,5 @@ class FusionFit:
         return (rsums.index(max(rsums)),)
 
     def _tuned_weights(self) -> tuple[float, ...]:
-        return choose_weights(self.validation.input_scores(), self.validation.caption_image, self.config.criterion)
+        # The baseline always at its best by what the tables show.
+        return choose_weights(self.validation.input_scores(), self.validation.caption_image)

@@ -46,7 +46,7 @@ def write_run_report(run: "Run", report: Mapping[str, Any]) -> None:
         examples=_examples(run, report["best_input"]),
         attentions=_attentions(run),
         provenance=_provenance(run),
-        notes=_NOTES,
+        notes=(*_NOTES, *([report["regime"]["sentence"]] if "regime" in report else [])),
     )
     write_report(run.folder / "report.html", content)
 

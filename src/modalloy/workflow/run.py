@@ -29,7 +29,7 @@ from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import counts_line, open_with_rejects
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
-from modalloy.workflow.experts import ALLOY, expert_systems
+from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
 from modalloy.workflow.fuse import RANK_AVERAGE, TUNED, UNTRAINED, FusionFit, validation_split
@@ -177,12 +177,11 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Compares all systems on the test split."""
         inputs = [each.name for each in self.config.inputs]
-        delivered = self.config.fusion.delivered
-        corrected = [held_back(delivered)] if self.config.hold_back_hubs else []
-        references = dict.fromkeys([*corrected, delivered, *(["HADA stage 1"] if delivered != ALLOY else [])])
-        comparison = compare(self.ranks, self.test.caption_image, reference=list(references), inputs=inputs)
+        comparison = compare(self.ranks, self.test.caption_image, reference=self._references(), inputs=inputs)
         counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
-        return {"test": counts, **comparison.to_dict()}
+        regime = self.fits.regime
+        found = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
+        return {"test": counts, **comparison.to_dict(), **found}
 
     def _settle_threads(self) -> None:
         """Sets the thread count: the configured one, else the one that the run began with, else PyTorch's.
@@ -228,6 +227,13 @@ class Run:
             alloy = Alloy(self.encoders, self.delivered.fuser, f"{self.folder.name} ({self.delivered.name})")
             alloy.save(self.folder)
         return alloy
+
+    def _references(self) -> list[str]:
+        """What all others are compared with: the delivered system, and HADA's first stage beside its second."""
+        delivered = self.config.fusion.delivered
+        corrected = [held_back(delivered)] if self.config.hold_back_hubs else []
+        first = ["HADA stage 1"] if delivered == "HADA stage 2" and "HADA stage 1" in self.fits.methods else []
+        return [*corrected, delivered, *first]
 
     def _held_back(self) -> tuple[str, ...]:
         """The systems that are also ranked with hubs held back."""
