@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
         parser.add_argument(f"--{name}", help=help)
     parser.add_argument("--threads", type=int, help="threads of the arithmetic")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each table")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.what == "ablations":
         for path in options.names:
             _show(path, ablation(load_config(path, _overrides(options))), options.json)

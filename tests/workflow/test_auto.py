@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn.functional import normalize
-from toy_encoders import Toy
+from toy_encoders import Toy, toy_pairs
 
 from modalloy import Alloy, fuse
 from modalloy.evaluation import bootstrap_difference, metrics, rank_queries
@@ -62,7 +62,7 @@ def encoders():
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return toy_encoders(tmp_path_factory.mktemp("auto"), {"train": 40, "val": 64, "test": 12})
+    return toy_pairs(tmp_path_factory.mktemp("auto"), {"train": 40, "val": 64, "test": 12})
 
 
 @pytest.fixture
@@ -117,9 +117,9 @@ def test_the_test_items_and_the_judging_half_are_not_read_while_choosing(fits, e
     for name in ("embeddings", "tokens"):
         original = getattr(FeatureStore, name)
 
-        def recorded(store, rows, original=original):
+        def recorded(store, rows, *limit, original=original):
             read[store.modality] |= set(rows.tolist())
-            return original(store, rows)
+            return original(store, rows, *limit)
 
         monkeypatch.setattr(FeatureStore, name, recorded)
     judge = auto._judged
@@ -139,7 +139,7 @@ def test_the_test_items_and_the_judging_half_are_not_read_while_choosing(fits, e
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     """Too few validation images to judge by."""
-    return toy_encoders(tmp_path_factory.mktemp("few"), {"train": 20, "val": 2 * SMALLEST_HALF - 1})
+    return toy_pairs(tmp_path_factory.mktemp("few"), {"train": 20, "val": 2 * SMALLEST_HALF - 1})
 
 
 def test_too_few_validation_images_are_said_and_nothing_is_trained(few, tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_too_few_validation_images_are_said_and_nothing_is_trained(few, tmp_path
 
 
 def test_a_part_of_one_image_is_too_few(tmp_path, encoders):
-    collection = toy_encoders(tmp_path, {"train": 8, "val": 1})
+    collection = toy_pairs(tmp_path, {"train": 8, "val": 1})
     choice = choose(FusionFit(encoders, collection, CONFIG, tmp_path)).choice
     assert choice.images == (1, 0) and "only 0 images and 0 captions" in choice.sentence()
 
@@ -181,7 +181,7 @@ def test_the_settings_are_the_configured_one_and_the_other_start():
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory):
-    return toy_encoders(tmp_path_factory.mktemp("larger"), {"train": 150, "val": 80, "test": 4})
+    return toy_pairs(tmp_path_factory.mktemp("larger"), {"train": 150, "val": 80, "test": 4})
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_encoders import Toy
+from toy_encoders import Toy, toy_pairs
 
 from modalloy.errors import ConfigError
 from modalloy.fusion import TowerConfig
@@ -19,7 +19,7 @@ NAMES = ["knows", "doesn't"]
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return toy_encoders(tmp_path_factory.mktemp("regime"), {"train": TRAIN, "val": 40}, captions=3)
+    return toy_pairs(tmp_path_factory.mktemp("regime"), {"train": TRAIN, "val": 40}, captions=3)
 
 
 @pytest.fixture(scope="module")

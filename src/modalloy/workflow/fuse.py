@@ -79,8 +79,8 @@ class FusionConfig:
     """The weighted similarity's weights: learned in the second stage, or sought on the validation items after either
     stage's training, of the fused similarity and the weighted inputs'."""
     criterion: Criterion = "rsum"
-    """What weights are sought by: validation RSum, or the contrastive loss, which suits few validation pairs. Those of the
-    validation-tuned cosine are sought by RSum in any case."""
+    """What weights are sought by: validation RSum, or the contrastive loss, which suits few validation pairs. The
+    validation-tuned cosine's are sought by RSum in any case."""
     methods: tuple[Method, ...] = METHODS
     """Which of HADA and the baselines a run fits and compares."""
     experts: tuple[ExpertConfig, ...] = ()
