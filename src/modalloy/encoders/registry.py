@@ -6,9 +6,10 @@ Built-in encoders stand in the tables below; other packages add theirs by an ent
 
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _build(built_in: _BuiltIn, spec: str, option: str | None) -> Encoder:
     return factory(**built_in.arguments, **{built_in.option: int(option)})
 
 
-def _unknown(spec: str, registered: dict[str, EntryPoint]) -> str:
+def _unknown(spec: str, registered: Iterable[str]) -> str:
     names = [*_BUILT_IN, *_HUB, *sorted(registered)]
     name = spec.partition(":")[0].partition("@")[0]
     close = difflib.get_close_matches(name.lower(), names, n=1)

@@ -1,0 +1,61 @@
+"""The experiments' list, and the ablation of a tiny run's experts on its validation part alone."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_run import SETTINGS, TRAINING
+
+from modalloy.fusion import PairedFeatures
+from modalloy.workflow.config import load_config
+
+ROOT = Path(__file__).parents[2]
+_SPEC = importlib.util.spec_from_file_location("experiments", ROOT / "scripts" / "experiments.py")
+assert _SPEC is not None and _SPEC.loader is not None
+experiments = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(experiments)
+
+LISTED = yaml.safe_load(experiments.LIST.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_every_listed_experiment_is_a_configuration_with_a_folder_of_its_own(name):
+    folders = [load_config(ROOT / each["config"], each.get("set")).folder for each in LISTED.values()]
+    assert len(set(folders)) == len(LISTED)
+    assert load_config(ROOT / LISTED[name]["config"], LISTED[name].get("set")).seeds == (0, 1, 2, 3, 4)
+
+
+def test_an_unknown_experiment_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        experiments.main(["tables", "--threads", "1", "foriegn"])
+    assert "no experiment is called 'foriegn'" in capsys.readouterr().err
+
+
+def test_an_ablation_compares_the_experts_on_the_validation_part_alone(
+    tiny_collection, finished_run, tmp_path, monkeypatch, capsys
+):
+    towers = {"method": "concat-linear"}
+    settings = {
+        **SETTINGS,
+        "collection": str(tiny_collection),
+        "folder": str(tmp_path / "run"),
+        "features": str(finished_run / "features"),
+        "fusion": {
+            "experts": [
+                {"name": name, "towers": towers | changes, "training": {"epochs": 1, **TRAINING}}
+                for name, changes in (("plain", {}), ("summaries", {"read_summaries": True}))
+            ]
+        },
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(settings))
+    split = PairedFeatures.split
+    asked = []
+    monkeypatch.setattr(PairedFeatures, "split", lambda self, *names: asked.extend(names) or split(self, *names))
+    experiments.main(["ablations", str(tmp_path / "config.yaml"), "--json"])
+    (result,) = json.loads(capsys.readouterr().out.strip().splitlines()[-1]).values()
+    assert "tune" in result and "test" not in asked
+    assert {"plain", "summaries"} <= set(result["systems"])
+    assert result["systems"]["plain"]["seeds"] == 2
+    assert {each["a"] for each in result["differences"]} == {"plain"}

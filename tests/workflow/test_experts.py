@@ -1,0 +1,93 @@
+"""Experts, their mixtures with the inputs, and the alloy, on the finished tiny run's encoders."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from modalloy import Collection, load_encoder
+from modalloy.errors import ConfigError
+from modalloy.fusion import Mixture, TowerConfig, choose_weights
+from modalloy.training.fusion_training import FusionTraining
+from modalloy.workflow.experts import ALLOY, ExpertConfig, expert_systems
+from modalloy.workflow.fuse import METHODS, TUNED, UNTRAINED, FusionConfig, FusionFit
+
+TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=0)
+LINEAR = ExpertConfig("linear", TowerConfig("concat-linear", read_summaries=True), TRAINING)
+GRAPH = ExpertConfig("graph", TowerConfig(token_dim=8, heads=2), replace(TRAINING, averaged=True))
+BASELINE = ExpertConfig("B2", TowerConfig("concat-linear"), TRAINING, in_alloy=False)
+CONFIG = FusionConfig(methods=UNTRAINED, experts=(LINEAR, GRAPH, BASELINE))
+
+
+@pytest.fixture(scope="module")
+def encoders(finished_run):
+    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
+
+
+@pytest.fixture(scope="module")
+def collection(finished_run, tiny_manifest):
+    return Collection(tiny_manifest, finished_run / "features")
+
+
+@pytest.fixture(scope="module")
+def fits(encoders, collection, tmp_path_factory):
+    return FusionFit(encoders, collection, CONFIG, tmp_path_factory.mktemp("fits"))
+
+
+def test_a_run_fits_the_chosen_methods_and_every_expert_with_the_inputs(fits):
+    systems = ("linear with the inputs", "graph with the inputs", "B2 with the inputs", ALLOY)
+    assert expert_systems(CONFIG.experts) == systems
+    assert fits.methods == (*UNTRAINED, *systems)
+    assert CONFIG.delivered == ALLOY
+    assert replace(CONFIG, experts=(BASELINE,), methods=METHODS).delivered == "HADA stage 2"
+
+
+def test_an_expert_is_trained_by_its_own_settings_in_a_folder_of_its_own(fits):
+    expert = fits.fit_expert(GRAPH, seed=1)
+    assert expert.config == GRAPH.towers and not expert.training
+    assert (fits.folder / "expert-graph" / "seed-1" / "fit.json").exists()
+    again = fits.fit_expert(GRAPH, seed=1)
+    other = fits.fit_expert(GRAPH, seed=2)
+    state = expert.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+    assert not all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize(("method", "experts"), [("linear with the inputs", [LINEAR]), (ALLOY, [LINEAR, GRAPH])])
+def test_a_mixture_weighs_its_experts_and_all_inputs_by_validation(fits, method, experts):
+    mixture = fits.fit(method)
+    assert isinstance(mixture, Mixture)
+    scores = [*(fits.validation.scores(fits.fit_expert(each)) for each in experts), *fits.validation.input_scores()]
+    weights = choose_weights(scores, fits.validation.caption_image)
+    every = slice(None)
+    expected = sum(weight * part.score(every, every) for weight, part in zip(weights, scores, strict=True))
+    found = fits.validation.scores(mixture).score(every, every)
+    torch.testing.assert_close(found, expected / sum(weights), rtol=1e-4, atol=1e-5)
+
+
+def test_the_tuned_cosine_is_tuned_by_rsum_whatever_the_criterion(encoders, collection, fits):
+    other = FusionFit(encoders, collection, replace(CONFIG, criterion="contrast"), fits.folder)
+    assert torch.equal(other.fit(TUNED).weights, fits.fit(TUNED).weights)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ExpertConfig(" "), "an expert needs a name of letters"),
+        (lambda: ExpertConfig("a/b"), "an expert needs a name of letters.*got 'a/b'"),
+        (lambda: ExpertConfig("a", TowerConfig(weighted_inputs=(0,))), "can't have towers.weighted_inputs"),
+        (lambda: ExpertConfig("a", training=FusionTraining(seed=1)), "can't have .* training.seed"),
+        (lambda: replace(CONFIG, experts=(LINEAR, replace(GRAPH, name="Linear"))), "two experts are called 'linear'"),
+        (lambda: replace(CONFIG, methods=METHODS[1:]), "methods must hold 'mean of cosines'"),
+        (lambda: replace(CONFIG, methods=UNTRAINED, experts=()), "methods must hold 'HADA stage 2'"),
+        (lambda: replace(CONFIG, methods=(*METHODS, METHODS[0])), "methods must be different ones of"),
+    ],
+)
+def test_experts_and_methods_that_cannot_work_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones(fits):
+    with pytest.raises(ConfigError, match=r"unknown method .alloys.; choose one of mean of cosines.*alloy"):
+        fits.fit("alloys")
