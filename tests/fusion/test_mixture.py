@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -83,3 +85,15 @@ def test_members_of_other_inputs_are_refused(features):
         Mixture([tower(0), ScoreFusion([1.0], SHAPES[:1])], [], [1.0, 1.0], SHAPES)
     with pytest.raises(ConfigError, match="2 encoders, got 1"):
         Mixture([], [0], [1.0], SHAPES).embed("image", features[0][:1])
+
+
+def test_an_input_that_an_item_lacks_counts_as_zero(make_features):
+    mixture = Mixture([], [0, 1], [1.0, 3.0], SHAPES)
+    inputs = [make_features(2, shape.dim, shape.image_width, seed=k) for k, shape in enumerate(SHAPES)]
+    inputs[1] = replace(inputs[1], present=torch.tensor([True, False]))
+    inputs[1].embedding[1] = torch.nan
+    vectors = mixture.embed("image", inputs)
+    width = SHAPES[0].dim
+    torch.testing.assert_close(vectors[:, :width], inputs[0].embedding * 0.5)
+    torch.testing.assert_close(vectors[0, width:], inputs[1].embedding[0] * 0.75**0.5)
+    assert vectors[1, width:].eq(0).all()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalloy.errors import ConfigError
-from modalloy.fusion import Rotated, ScoreFusion, TowerConfig, TowerFuser, input_shapes, principal_rotation, truncate
+from modalloy.fusion import (
+    InputShape,
+    Rotated,
+    ScoreFusion,
+    TowerConfig,
+    TowerFuser,
+    input_shapes,
+    principal_rotation,
+    truncate,
+)
 
 
 def random_vectors(items: int, dim: int, seed: int) -> torch.Tensor:
@@ -96,3 +107,15 @@ def test_what_does_not_fit_is_refused(paired):
     for dim in (0, 8):
         with pytest.raises(ConfigError, match=f"can be cut to 1..7, got {dim}"):
             Rotated(fuser, torch.eye(7), dim)
+
+
+def test_a_vector_keeps_its_norm_where_an_item_lacks_a_weighted_input(make_features):
+    shapes = [InputShape(3, 5, 5), InputShape(2, 6, 6)]
+    fuser = ScoreFusion([1.0, 1.0], shapes)
+    inputs = [make_features(2, shape.dim, shape.image_width, seed=k) for k, shape in enumerate(shapes)]
+    inputs[1] = replace(inputs[1], present=torch.tensor([True, False]))
+    whole = fuser.embed("image", inputs)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)))[0]
+    turned = Rotated(fuser, rotation).embed("image", inputs)
+    torch.testing.assert_close(turned @ turned.T, whole @ whole.T)
+    torch.testing.assert_close(Rotated(fuser, rotation, 3).embed("image", inputs).norm(dim=-1), whole.norm(dim=-1))

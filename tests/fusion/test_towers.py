@@ -212,6 +212,9 @@ def test_newer_fields_are_recorded_where_they_are_set():
     ("changes", "message"),
     [
         ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"method": "hada-original", "layers": 2}, "layers can't be had with method 'hada-original'"),
+        ({"method": "hada-original", "graph": "gcn"}, "graph can't be had with method 'hada-original'"),
+        ({"method": "hada-original", "read_summaries": True}, "read_summaries can't be had with"),
         ({"token_dropout": 1.0}, r"token_dropout must lie in \[0, 1\), got 1.0"),
         ({"encoder_dropout": -0.5}, r"encoder_dropout must lie in \[0, 1\), got -0.5"),
         ({"graph": "gcn", "edges": "learned"}, "has no use for numbers on its edges"),

@@ -869,3 +869,35 @@ def test_with_averaging_the_result_has_the_momentum_towers_and_the_trained_rest(
     assert weights(result.matching) == weights(module.fuser.matching)
     plain = module_of(paired)
     assert plain.result() is plain.fuser
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"all_captions": True, "captions_per_image": 2}, "all_captions already visits every caption"),
+        ({"batch_size": 5, "captions_per_image": 3}, "at least twice captions_per_image, got 5 and 3"),
+        ({"captions_per_image": 0}, "captions_per_image must be at least 1, got 0"),
+        (
+            {"batch_size": 12, "captions_per_image": 5, "devices": 3},
+            "devices times captions_per_image, got 12, 3",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_when_made(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        FusionTraining(**settings)
+
+
+def test_the_numbers_on_edges_do_not_decay(paired):
+    module = module_of(paired, new_fuser(paired, edges="learned"))
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    table = module.fuser.towers["image"].edges.table
+    (group,) = [each for each in groups if any(parameter is table for parameter in each["params"])]
+    assert group["weight_decay"] == 0 < groups[0]["weight_decay"]
+
+
+def test_an_image_without_captions_in_the_validation_gallery_counts(paired):
+    validation = paired.split("val")
+    more = dataclasses.replace(validation, image_rows=torch.cat([validation.image_rows, torch.tensor([0])]))
+    digests = {_fingerprint(new_fuser(paired), TRAINING, paired.split("train"), each) for each in (validation, more)}
+    assert len(digests) == 2

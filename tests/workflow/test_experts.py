@@ -77,6 +77,7 @@ def test_the_tuned_cosine_is_tuned_by_rsum_whatever_the_criterion(encoders, coll
         (lambda: ExpertConfig("a/b"), "an expert needs a name of letters.*got 'a/b'"),
         (lambda: ExpertConfig("a", TowerConfig(weighted_inputs=(0,))), "can't have towers.weighted_inputs"),
         (lambda: ExpertConfig("a", training=FusionTraining(seed=1)), "can't have .* training.seed"),
+        (lambda: ExpertConfig("a", TowerConfig("concat-linear", layers=2)), "no graph that towers.layers could change"),
         (lambda: replace(CONFIG, experts=(LINEAR, replace(GRAPH, name="Linear"))), "two experts are called 'linear'"),
         (lambda: replace(CONFIG, methods=METHODS[1:]), "methods must hold 'mean of cosines'"),
         (lambda: replace(CONFIG, methods=UNTRAINED, experts=()), "methods must hold 'HADA stage 2'"),

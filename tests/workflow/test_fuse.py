@@ -57,6 +57,13 @@ def test_b2_is_as_large_as_asked(fits):
     assert sizes[0] < sizes[1] and sizes[1] == pytest.approx(sizes[2], rel=0.02)
 
 
+def test_b2_is_as_large_as_a_hada_that_reads_summaries(encoders, collection, tmp_path):
+    config = replace(TINY, towers=replace(TINY.towers, read_summaries=True))
+    fits = FusionFit(encoders, collection, config, tmp_path)
+    wide, hada = (fits.fit(method) for method in (METHODS[3], "HADA stage 1"))
+    assert count_parameters(wide.towers) == pytest.approx(count_parameters(hada.towers), rel=0.02)
+
+
 def test_the_stages_differ_by_the_weighted_inputs(fits):
     first, second = fits.fit("HADA stage 1"), fits.fit("HADA stage 2")
     assert first.config.weighted_inputs == ()

@@ -19,8 +19,9 @@ def learn_weights(parts: PartScores) -> tuple[float, ...]:
 
     The loss is the cross entropy of softmax(sum_k w_k s_k / t), over the captions for each image (whose own captions
     share the target evenly) and over the images for each caption, averaged. It is convex in v = w / t, with v not
-    negative, so L-BFGS-B finds its one minimum, and weights that are zero there come out as zero. If no part tells
-    pairs apart (v = 0), the weights are even.
+    negative, so L-BFGS-B finds its minimum, and weights that are zero there come out as zero. If no part tells pairs
+    apart (v = 0), the weights are even. Where some weights rank all pairs rightly, the loss falls with t and has no
+    minimum: the search then ends at a bound (each v at most 1,000) or before, with some of the weights that do.
 
     Args:
         parts: what is weighed, on pairs that no part was fitted on.

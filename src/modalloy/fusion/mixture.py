@@ -76,4 +76,4 @@ class Mixture(Fuser):
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         check_inputs(inputs, self.shapes, modality)
         vectors = [member.embed(modality, inputs) for member in self.fusers()]
-        return fold([*vectors, *(inputs[each].embedding for each in self.inputs)], self.weights)
+        return fold([*vectors, *(inputs[each].known_embedding for each in self.inputs)], self.weights)

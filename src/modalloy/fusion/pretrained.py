@@ -12,7 +12,7 @@ from modalloy.fusion.towers import TowerConfig, TowerFuser
 
 # Of a configuration, what leaves the layers as they are: the start is replaced, and dropout has no weights. The inputs
 # that the similarity weighs are the second stage's own.
-_FREE = ("start", "dropout", "weighted_inputs", "output_dim")
+_FREE = ("start", "dropout", "token_dropout", "encoder_dropout", "weighted_inputs", "output_dim")
 
 
 def pretrained_folder(spec: str) -> Path:

@@ -106,4 +106,6 @@ class Rotated(Fuser):
         return self.rotation.shape[1]
 
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
-        return F.normalize(self.fuser.embed(modality, inputs) @ self.rotation, dim=-1)
+        whole = self.fuser.embed(modality, inputs)
+        # To the norm that it had: an item that lacks a weighted input has a shorter vector.
+        return F.normalize(whole @ self.rotation, dim=-1) * whole.norm(dim=-1, keepdim=True)

@@ -94,10 +94,11 @@ class TowerConfig:
         if len(set(self.weighted_inputs)) < len(self.weighted_inputs):
             raise ConfigError(f"weighted_inputs must name each input once, got {self.weighted_inputs}.")
         self._check_graph()
-        if self.method == "hada-original" and self.read_summaries:
-            raise ConfigError("read_summaries can't be had with method 'hada-original'; use method 'hada'.")
-        if self.method == "hada-original" and self.encoder_dropout:
-            raise ConfigError("encoder_dropout can't be had with method 'hada-original'; use method 'hada'.")
+        if self.method == "hada-original":
+            defaults = {each.name: each.default for each in fields(self)}
+            for name in ("graph", "layers", "edges", "read_embeddings", "read_summaries", "encoder_dropout"):
+                if getattr(self, name) != defaults[name]:
+                    raise ConfigError(f"{name} can't be had with method 'hada-original'; use method 'hada'.")
 
     def _check_graph(self) -> None:
         if self.graph not in ("gatv2", "transformer", "gcn"):

@@ -82,8 +82,11 @@ class PairSampler(Sampler[PairRows]):
                 f"batch_size must be at least 2 for a contrastive loss, and at least twice captions_per_image, "
                 f"got {batch_size} and {captions_per_image}."
             )
-        if batch_size < smallest:
-            raise ConfigError(f"batch_size must be at least {smallest}, a pair for each process, got {batch_size}.")
+        if batch_size < smallest * captions_per_image:
+            raise ConfigError(
+                f"batch_size must be at least {smallest * captions_per_image}, an image with its captions for each "
+                f"process, got {batch_size}."
+            )
         if all_captions and captions_per_image > 1:
             raise ConfigError("all_captions already visits every caption; leave out captions_per_image, or it.")
         rows = torch.arange(len(caption_image)) if caption_rows is None else caption_rows
@@ -100,6 +103,8 @@ class PairSampler(Sampler[PairRows]):
         # In images where a batch holds several captions of each: of so many images there are at least as many pairs.
         self._smallest = max(2, smallest)
         self._captions_per_image = captions_per_image
+        if drawn < self._smallest:
+            raise DataError(f"Training needs at least {self._smallest} images or pairs for a batch, got {drawn}.")
         self._seed = seed
         self._all_captions = all_captions
         self._copies = copies

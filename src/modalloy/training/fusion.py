@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -141,8 +142,16 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
             "collection": train.paired.manifest.fingerprint,
             "families": train.paired.manifest.families.tolist(),
             "captions": [split.caption_rows.tolist() for split in (train, validation)],
+            **_uncaptioned(validation),
         }
     )
+
+
+def _uncaptioned(validation: SplitFeatures) -> dict[str, list[int]]:
+    """Images that captions alone don't tell of, though they are in the gallery by which an epoch is chosen."""
+    bare = torch.ones(len(validation.image_rows), dtype=torch.bool)
+    bare[validation.caption_image] = False
+    return {"uncaptioned": validation.image_rows[bare].tolist()} if bool(bare.any()) else {}
 
 
 def _augments(training: FusionTraining, train: SplitFeatures) -> bool:

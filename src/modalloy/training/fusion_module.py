@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
+from modalloy.fusion.edges import LearnedEdges
 from modalloy.fusion.feature_set import FeatureSet
 from modalloy.fusion.inputs import EncoderFeatures
 from modalloy.fusion.losses import (
@@ -270,9 +271,13 @@ class FusionModule(LightningModule):
         """AdamW with a schedule from the highest to the final learning rate."""
         config = self.training_config
         trained = [*self.fuser.towers.parameters(), *self.fuser.matching.parameters()]
+        # The numbers on edges are a table of scalars; decay would pull them back to no edges at all.
+        tables = {id(each.table) for each in self.fuser.towers.modules() if isinstance(each, LearnedEdges)}
+        decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
+        others = [p for p in trained if p.ndim < 2 or id(p) in tables]
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [*(p for p in trained if p.ndim < 2), self.temperature], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": [*others, self.temperature], "weight_decay": 0.0},
         ]
         if self.fuser.config.weighted_inputs:
             groups.append(

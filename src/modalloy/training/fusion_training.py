@@ -114,6 +114,13 @@ class FusionTraining:
             )
         if self.captions_per_image < 1:
             raise ConfigError(f"captions_per_image must be at least 1, got {self.captions_per_image}.")
+        if self.all_captions and self.captions_per_image > 1:
+            raise ConfigError("all_captions already visits every caption; leave out captions_per_image, or it.")
+        if self.batch_size < 2 * self.captions_per_image:
+            raise ConfigError(
+                f"batch_size must be at least twice captions_per_image, got {self.batch_size} and "
+                f"{self.captions_per_image}."
+            )
         self._check_engine()
         if self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
@@ -127,9 +134,10 @@ class FusionTraining:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
             raise ConfigError(f"gradient_clip must be above 0, got {self.gradient_clip}; leave it out for none.")
-        if self.batch_size < self.devices:
+        if self.batch_size < self.devices * self.captions_per_image:
             raise ConfigError(
-                f"batch_size must be at least devices, a pair for each, got {self.batch_size} and {self.devices}."
+                "batch_size must be at least devices times captions_per_image, got "
+                f"{self.batch_size}, {self.devices} and {self.captions_per_image}."
             )
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup must lie in [0, 1), got {self.warmup}.")

@@ -1,7 +1,8 @@
 """Training in several processes of one machine as if in one: each computes its part of every batch's features.
 
 The fused vectors of all parts are gathered, so that every process computes the loss of the whole batch: the contrast
-has all negatives, the momentum queues are the same, and the gradients are those of a single process.
+has all negatives, the momentum queues are the same, and the gradients are those of a single process, but for what each
+process draws at random for itself: dropout and sampled negatives.
 """
 
 import multiprocessing

@@ -56,8 +56,9 @@ def settings_of(config: FusionConfig, width: int) -> dict[str, FusionConfig]:
     towers = config.towers
     settings = {f"{towers.start} start": config}
     other: Literal["identity", "random"] = "random" if towers.start == "identity" else "identity"
-    # The authors' code knows only its random start.
-    if towers.method == "hada" and (other == "random" or (towers.output_dim or width) >= width):
+    # The authors' code knows only its random start, and a pretrained one replaces either.
+    wide_enough = other == "random" or (towers.output_dim or width) >= width
+    if towers.method == "hada" and config.pretrained is None and wide_enough:
         settings[f"{other} start"] = replace(config, towers=replace(towers, start=other))
     return settings
 

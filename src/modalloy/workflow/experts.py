@@ -32,6 +32,15 @@ class ExpertConfig:
                 "inputs, and the run's seeds are used."
             )
 
+        if self.towers.method == "concat-linear":
+            defaults = TowerConfig()
+            for name in ("graph", "layers", "edges", "token_dropout"):
+                if getattr(self.towers, name) != getattr(defaults, name):
+                    raise ConfigError(
+                        f"the expert {self.name!r} has no graph that towers.{name} could change: its method is "
+                        "'concat-linear'; leave it out, or say method: hada."
+                    )
+
     @property
     def system(self) -> str:
         """The name of the system that mixes it with the inputs."""

@@ -302,7 +302,7 @@ class FusionFit:
     def _hidden(self) -> int:
         with torch.device("meta"):
             parameters = count_parameters(TowerFuser(self._hada(), self.shapes).towers)
-        return hidden_of_equal_size(self.config.towers, self.shapes, parameters)
+        return hidden_of_equal_size(self._concat(0), self.shapes, parameters)
 
     def _first_stage(self, towers: TowerConfig, name: str, seed: int) -> TowerFuser:
         fuser = self._started(towers, seed)

@@ -93,7 +93,8 @@ class Run:
             if report.get("fingerprint") == fingerprint and all((self.folder / name).exists() for name in PRODUCTS):
                 return report | {"folder": str(self.folder)}
         self._require_splits()
-        with tracked(self.config.tracking, self.folder, self.folder.name, self._deciding()) as self._tracker:
+        parameters = self._deciding() | {"splits": self.config.to_dict()["splits"], "fingerprint": fingerprint}
+        with tracked(self.config.tracking, self.folder, self.folder.name, parameters) as self._tracker:
             return self._execute(fingerprint)
 
     def _execute(self, fingerprint: str) -> dict[str, Any]:
