@@ -25,6 +25,7 @@ from measuring import Step, added_peak, clock_of, in_fresh_process, measure, rat
 from torch import Tensor, nn
 
 from modalloy.fusion import EncoderFeatures, InputShape, SplitFeatures, TowerConfig, TowerFuser
+from modalloy.memory import keep_freed_memory
 from modalloy.training.fusion_module import FusionModule, PairBatch
 from modalloy.training.fusion_training import FusionTraining
 
@@ -210,6 +211,7 @@ def main() -> None:
         system, size, chunk = options.peak_of[0], int(options.peak_of[1]), int(options.peak_of[2]) or None
         print(added_peak(step_of(system, options.device, size, chunk), options.device))
         return
+    keep_freed_memory()  # as the command line does; for both
     if options.profile:
         print(profile(step_of(SYSTEMS[1], options.device)))
         return
