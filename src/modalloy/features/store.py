@@ -23,8 +23,7 @@ from modalloy.features.sources import source_of
 from modalloy.features.store_manifest import StoreManifest, require_fingerprint
 from modalloy.files import sha256_of
 
-# Of 256 items each: a random batch touches nearly all of a collection of this size, and opening one takes as long as reading
-# many rows.
+# A random batch touches nearly all shards of a collection, and to open one takes as long as to read many rows.
 _OPEN_SHARDS = 1024
 
 
