@@ -193,9 +193,7 @@ def test_captions_per_image_that_cannot_work_are_refused():
 
 
 def test_a_batch_that_leaves_a_process_without_work_is_refused():
-    with pytest.raises(
-        ConfigError, match="batch_size must be at least 16, an image with its captions for"
-    ):
+    with pytest.raises(ConfigError, match="batch_size must be at least 16, an image with its captions for"):
         PairSampler(torch.arange(9), batch_size=8, seed=0, captions_per_image=4, smallest=4)
     with pytest.raises(DataError, match="at least 8 images or pairs for a batch, got 5"):
         PairSampler(torch.arange(5), batch_size=8, seed=0, smallest=8)
