@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from modalloy.errors import ModalloyError
 from modalloy.evaluation import compare, rank_queries
 from modalloy.report import print_report
+from modalloy.threads import set_threads
 from modalloy.workflow.config import RunConfig, load_config
 from modalloy.workflow.fuse import MEAN, TUNED
 from modalloy.workflow.run import Run
@@ -31,6 +33,8 @@ def ablation(config: RunConfig) -> dict[str, Any]:
 
     An expert's epoch is chosen on the same items, alike for all of them; the test part isn't looked at.
     """
+    if config.threads is not None:
+        set_threads(config.threads)
     fits = Run(config).fits
     items, names = fits.validation, [each.name for each in config.inputs]
     systems = {
@@ -77,8 +81,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="a line of JSON for each table")
     options = parser.parse_intermixed_args(arguments)
     if options.what == "ablations":
+        if not options.names:
+            parser.error("ablations takes the configurations whose experts to compare")
         for path in options.names:
-            _show(path, ablation(load_config(path, _overrides(options))), options.json)
+            config = load_config(path, _overrides(options))
+            if not config.fusion.experts:
+                parser.error(f"{path} has no experts to compare (fusion.experts)")
+            _show(f"{path}, on the items that chose each epoch", ablation(config), options.json)
         return
     experiments = yaml.safe_load(LIST.read_text(encoding="utf-8"))
     unknown = set(options.names) - set(experiments)
@@ -91,4 +100,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ModalloyError as error:
+        sys.exit(f"experiments.py: {error}")

@@ -255,3 +255,34 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"folder: caf\xe9")
     with pytest.raises(ConfigError, match="isn't YAML"):
         load_config(tmp_path / "latin.yaml")
+
+
+def test_an_override_of_one_place_leaves_the_other_places_of_a_yaml_alias(load):
+    text = (
+        MINIMAL
+        + """
+fusion:
+  experts:
+    - {name: one, towers: &towers {method: concat-linear}, training: &training {epochs: 9}}
+    - {name: two, towers: *towers, training: *training}
+"""
+    )
+    changed = load(text, {"fusion.experts.0.training.epochs": 3, "fusion.experts.0.towers.dropout": 0.1})
+    assert [each.training.epochs for each in changed.fusion.experts] == [3, 9]
+    assert [each.towers.dropout for each in changed.fusion.experts] == [0.1, 0.5]
+
+
+@pytest.mark.parametrize("name", ["a", "alloy", "HADA stage 1", "B2 with the inputs"])
+def test_an_experts_name_that_a_table_already_has_is_refused(load, name):
+    text = MINIMAL + f"fusion: {{experts: [{{name: B2}}, {{name: {name}}}]}}"
+    with pytest.raises(ConfigError, match=name):
+        load(text)
+
+
+def test_a_pretrained_alloy_that_nothing_would_start_from_is_refused(load):
+    text = MINIMAL + (
+        "fusion: {pretrained: runs/other, methods: [mean of cosines, validation-tuned weighted cosine], "
+        "experts: [{name: linear}]}"
+    )
+    with pytest.raises(ConfigError, match="pretrained starts HADA, which isn't among methods"):
+        load(text)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modalloy import Collection, load_encoder
+from modalloy import Collection, fuse, load_encoder
 from modalloy.errors import ConfigError
 from modalloy.fusion import Mixture, TowerConfig, choose_weights
 from modalloy.training.fusion_training import FusionTraining
@@ -92,3 +92,14 @@ def test_experts_and_methods_that_cannot_work_are_refused(make, message):
 def test_an_unknown_method_is_refused_with_the_known_ones(fits):
     with pytest.raises(ConfigError, match=r"unknown method .alloys.; choose one of mean of cosines.*alloy"):
         fits.fit("alloys")
+
+
+def test_fuse_takes_the_experts_by_the_method_alloy_and_refuses_what_it_would_ignore(encoders, collection, tmp_path):
+    config = replace(CONFIG, methods=METHODS, experts=(LINEAR,))
+    alloy = fuse(encoders, collection, tmp_path / "alloy", ALLOY, config)
+    assert isinstance(alloy.fuser, Mixture)
+    with pytest.raises(ConfigError, match=r"'HADA stage 1' has no use for fusion.experts; say 'alloy' or 'auto'"):
+        fuse(encoders, collection, tmp_path / "other", "HADA stage 1", config)
+    with pytest.raises(ConfigError, match=r"fusion.methods says what a run compares"):
+        fuse(encoders, collection, tmp_path / "other", ALLOY, CONFIG)
+    assert not (tmp_path / "other").exists()

@@ -20,14 +20,16 @@ class Fuse(Verb):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
         from modalloy.training.tracking import TrackingConfig
+        from modalloy.workflow.experts import ALLOY
         from modalloy.workflow.fuse import SHORT_NAMES, FusionConfig
         from modalloy.workflow.make_alloy import AUTO
 
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--out", type=str, required=True, help="folder of the alloy")
         methods = "; ".join(f"{short}: {method}" for short, method in SHORT_NAMES.items())
+        methods += f"; {ALLOY}: the configured experts, mixed with the inputs"
         methods += f"; {AUTO}: fits them, and returns what is surely best on validation, or else the simplest"
-        parser.add_argument("--method", default="hada", choices=[*SHORT_NAMES, AUTO], help=methods)
+        parser.add_argument("--method", default="hada", choices=[*SHORT_NAMES, ALLOY, AUTO], help=methods)
         parser.add_argument("--seed", type=int, default=0, help="seed of the start, the batches and the dropout")
         add_collection(parser)
         add_extraction(parser)
@@ -38,13 +40,13 @@ class Fuse(Verb):
         """See `Verb`."""
         from modalloy.encoders import load_encoder
         from modalloy.workflow.fuse import SHORT_NAMES
-        from modalloy.workflow.make_alloy import AUTO, fuse_with_findings
+        from modalloy.workflow.make_alloy import fuse_with_findings
 
         fused = fuse_with_findings(
             [load_encoder(spec) for spec in options.encoders],
             open_for(options),
             Path(options.out),
-            method=AUTO if options.method == AUTO else SHORT_NAMES[options.method],
+            method=SHORT_NAMES.get(options.method, options.method),
             config=options.fusion,
             seed=options.seed,
             names=options.encoders,

@@ -57,7 +57,7 @@ def settings_of(config: FusionConfig, width: int) -> dict[str, FusionConfig]:
     settings = {f"{towers.start} start": config}
     other: Literal["identity", "random"] = "random" if towers.start == "identity" else "identity"
     # The authors' code knows only its random start, and a pretrained one replaces either.
-    wide_enough = other == "random" or (towers.output_dim or width) >= width
+    wide_enough = other == "random" or (towers.read_embeddings and (towers.output_dim or width) >= width)
     if towers.method == "hada" and config.pretrained is None and wide_enough:
         settings[f"{other} start"] = replace(config, towers=replace(towers, start=other))
     return settings
@@ -113,14 +113,14 @@ def _simple_systems(fits: FusionFit) -> Iterator[_System]:
 
 def _trained_systems(fits: FusionFit, seed: int) -> Iterator[_System]:
     yield _System(B2, fits.fit(B2, seed), trained=True)
-    experts = {"B2": fits.expert("concat-linear", seed)}
+    experts: dict[str, TowerFuser] = {B2: fits.expert("concat-linear", seed)}
     settings = settings_of(fits.config, sum(shape.dim for shape in fits.shapes))
     for label, config in settings.items():
         setting = fits.variant(label.replace(" ", "-"), config, fits.validation)
         for method in STAGES:
             yield _System(f"{method}, {label}", setting.fit(method, seed), trained=True)
         experts[f"HADA, {label}"] = setting.expert("hada", seed)
-    experts |= {each.name: fits.fit_expert(each, seed) for each in fits.config.experts}
+    experts |= {each.name: fits.fit_expert(each, seed) for each in fits.config.experts if each.in_alloy}
     mixture = Mixture(list(experts.values()), range(len(fits.shapes)), _sought(fits, experts), fits.shapes)
     yield _System(MIXTURE, mixture, trained=True, experts=experts)
 

@@ -84,10 +84,10 @@ class RunConfig:
         if len(names) < 2 or len(set(names)) < len(names):
             raise ConfigError(f"a run needs at least 2 inputs of different names, got {names}.")
         self.fusion.check_inputs(names)
-        systems = {*SYSTEMS, *expert_systems(self.fusion.experts)}
+        systems = {*SYSTEMS, *expert_systems(self.fusion.experts), *(each.name for each in self.fusion.experts)}
         taken = sorted({*names} & {*systems, *map(held_back, systems)})
         if taken:
-            raise ConfigError(f"the input name {taken[0]!r} is a fused system's; choose another.")
+            raise ConfigError(f"the input name {taken[0]!r} is a fused system's or an expert's; choose another.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"a run needs one or more different seeds of at least 0, got {list(self.seeds)}.")
         if self.threads is not None and self.threads < 1:
@@ -119,6 +119,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
         raise ConfigError(f"{path} can't be read ({error.strerror}); check the path.") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} isn't YAML: {' '.join(str(error).split())}.") from None
+    values = _unshared(values)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values, got {type(values).__name__}.")
     for key, value in (overrides or {}).items():
@@ -154,6 +155,16 @@ def save_config(config: RunConfig, path: str | Path) -> None:
         for name in ("encoder", "image", "text"):
             each[name] = each[name] and absolute_spec(each[name], here)
     write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def _unshared(values: Any) -> Any:
+    """The same values, but a part that stands in several places by a YAML alias is a copy in each.
+
+    Otherwise an override of one would change them all.
+    """
+    if isinstance(values, dict):
+        return {key: _unshared(value) for key, value in values.items()}
+    return [_unshared(value) for value in values] if isinstance(values, list) else values
 
 
 def _set(values: Any, keys: list[str], value: Any) -> None:

@@ -62,13 +62,20 @@ def expert_systems(experts: Sequence[ExpertConfig]) -> tuple[str, ...]:
     return (*(each.system for each in experts), *alloy)
 
 
-def check_experts(experts: Sequence[ExpertConfig]) -> None:
+def check_experts(experts: Sequence[ExpertConfig], systems: Sequence[str]) -> None:
     """Refuses experts that can't be told apart.
 
+    Args:
+        experts: the experts.
+        systems: what tables show besides them.
+
     Raises:
-        ConfigError: two have the same name, or names that make the same folder.
+        ConfigError: two have the same name, or names that make the same folder; or one has a system's name.
     """
+    taken = {*systems, *expert_systems(experts)}
     folders = [each.folder.lower() for each in experts]
     for each in experts:
+        if each.name in taken:
+            raise ConfigError(f"the expert's name {each.name!r} is a system's; choose another.")
         if folders.count(each.folder.lower()) > 1:
             raise ConfigError(f"two experts are called {each.name!r}, or nearly so; give them different names.")

@@ -104,7 +104,7 @@ class FusionConfig:
             raise ConfigError(f"criterion must be 'rsum' or 'contrast', got {self.criterion!r}.")
         if self.regime not in (None, "auto", "shared", "foreign"):
             raise ConfigError(f"regime must be 'auto', 'shared', 'foreign' or left out, got {self.regime!r}.")
-        check_experts(self.experts)
+        check_experts(self.experts, SYSTEMS)
         self._check_methods()
         if self.towers.method not in ("hada", "hada-original"):
             raise ConfigError(
@@ -128,6 +128,8 @@ class FusionConfig:
         unknown = [each for each in self.methods if each not in METHODS]
         if unknown or len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods must be different ones of {', '.join(METHODS)}, got {list(self.methods)}.")
+        if self.pretrained is not None and {*self.methods} <= {*NEVER_PRETRAINED}:
+            raise ConfigError("pretrained starts HADA, which isn't among methods; leave it out, or add HADA.")
         missing = {*UNTRAINED, *([self.delivered] if self.delivered in METHODS else [])} - {*self.methods}
         if missing:
             raise ConfigError(f"methods must hold {sorted(missing)[0]!r}, which every table needs; add it.")

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from modalloy.encoders import Encoder
+from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import ConfigError
 from modalloy.files import write_json
 from modalloy.fusion import Alloy
 from modalloy.training.tracking import TrackingConfig, tracked
 from modalloy.workflow.auto import choose
 from modalloy.workflow.choice import Choice
+from modalloy.workflow.experts import ALLOY, expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
-from modalloy.workflow.fuse import NEVER_PRETRAINED, FusionConfig, FusionFit, Method
+from modalloy.workflow.fuse import METHODS, NEVER_PRETRAINED, FusionConfig, FusionFit
 from modalloy.workflow.index import index
 from modalloy.workflow.regime import Regime
 
@@ -37,7 +39,7 @@ def fuse(
     encoders: Sequence[Encoder],
     collection: Collection,
     folder: str | Path,
-    method: Method | Literal["auto"] = "HADA stage 2",
+    method: str = "HADA stage 2",
     config: FusionConfig | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
@@ -49,8 +51,8 @@ def fuse(
         encoders: two or more frozen dual encoders.
         collection: trained on its split "train", chosen on "tune" (or "val").
         folder: where the alloy goes.
-        method: one of `METHODS`, or "auto", which fits them and returns what is surely best (see `choose`), and saves
-            how it decided as `choice.json`.
+        method: one of `METHODS`; "alloy", which mixes the configured experts with the inputs; or "auto", which fits
+            the methods and returns what is surely best (see `choose`), and saves how it decided as `choice.json`.
         config: see `FusionConfig`.
         seed: of the start, the batches and the dropout.
         names: see `FusionFit`.
@@ -68,7 +70,7 @@ def fuse_with_findings(
     encoders: Sequence[Encoder],
     collection: Collection,
     folder: str | Path,
-    method: Method | Literal["auto"] = "HADA stage 2",
+    method: str = "HADA stage 2",
     config: FusionConfig | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
@@ -78,12 +80,17 @@ def fuse_with_findings(
     folder, config = Path(folder), config or FusionConfig()
     if config.pretrained is not None and method in NEVER_PRETRAINED:
         raise ConfigError(f"fusion.pretrained starts HADA, but the method is {method!r}; leave it out.")
+    if config.methods != METHODS:
+        raise ConfigError("fusion.methods says what a run compares, but a fusion has one method; leave it out.")
+    if config.experts and method not in (AUTO, ALLOY, *expert_systems(config.experts)):
+        raise ConfigError(f"method {method!r} has no use for fusion.experts; say 'alloy' or 'auto', or leave them out.")
     config.check_inputs(names or [encoder.spec for encoder in encoders])
     parameters = {
         "method": method,
         "seed": seed,
         "fusion": asdict(config),
         "fingerprints": fingerprints(collection.manifest, {each.spec: each for each in encoders}),
+        "splits": sha256_of_settings({item.id: item.split for item in collection.manifest}),
     }
     with tracked(tracking or TrackingConfig(), folder, folder.name, parameters) as tracker:
         fits = FusionFit(encoders, collection, config, folder / "fits", names, tracker)
@@ -91,11 +98,14 @@ def fuse_with_findings(
         fused.alloy.save(folder)
         if fused.choice is not None:
             write_json(folder / "choice.json", fused.choice.to_dict())
+        else:
+            # One of an earlier fusion doesn't describe this one.
+            (folder / "choice.json").unlink(missing_ok=True)
         index(fused.alloy, collection, folder)
     return fused
 
 
-def _fused(fits: FusionFit, method: Method | Literal["auto"], seed: int) -> Fused:
+def _fused(fits: FusionFit, method: str, seed: int) -> Fused:
     if method != AUTO:
         return Fused(Alloy(fits.encoders, fits.fit(method, seed), method), fits.regime)
     chosen = choose(fits, seed)

@@ -234,13 +234,14 @@ class Run:
         delivered = self.config.fusion.delivered
         corrected = [held_back(delivered)] if self.config.hold_back_hubs else []
         first = ["HADA stage 1"] if delivered == "HADA stage 2" and "HADA stage 1" in self.fits.methods else []
-        return [*corrected, delivered, *first]
+        return [delivered, *corrected, *first]
 
     def _held_back(self) -> tuple[str, ...]:
         """The systems that are also ranked with hubs held back."""
         if not self.config.hold_back_hubs:
             return ()
-        return tuple(dict.fromkeys([TUNED, *expert_systems(self.config.fusion.experts), self.config.fusion.delivered]))
+        experts = expert_systems(self.config.fusion.experts)
+        return (TUNED, *experts) if experts else self.fits.methods
 
     def _ranks_of_held_back(self, method: str) -> list[Ranks]:
         fits = self.fits
