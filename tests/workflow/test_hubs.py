@@ -51,7 +51,7 @@ def test_equals_a_plain_loop(fits, monkeypatch, k, share):
     monkeypatch.setattr(hubs, "_NEIGHBOURS", (k,))
     monkeypatch.setattr(hubs, "_SHARES", (share,))
     fuser, test = fits.fit(TUNED), fits.features.split("test")
-    (ranks,) = ranks_with_hubs_held_back(fuser, fits.train, fits.validation, [test])
+    ranks = ranks_with_hubs_held_back(fuser, fits.train, fits.validation, test)
     (image, text), (bank_image, bank_text) = vectors(fuser, test), vectors(fuser, fits.train)
     image_of = test.caption_image.tolist()
     to_image = corrected(text @ image.T, image @ bank_text.T, k, share)
@@ -65,7 +65,7 @@ def test_equals_a_plain_loop(fits, monkeypatch, k, share):
 def test_without_a_share_nothing_changes(fits, monkeypatch):
     monkeypatch.setattr(hubs, "_SHARES", (0.0,))
     fuser, test = fits.fit(TUNED), fits.features.split("test")
-    (ranks,) = ranks_with_hubs_held_back(fuser, fits.train, fits.validation, [test])
+    ranks = ranks_with_hubs_held_back(fuser, fits.train, fits.validation, test)
     plain = rank_queries(test.scores(fuser), test.caption_image)
     assert torch.equal(ranks.text_to_image, plain.text_to_image)
     assert torch.equal(ranks.image_to_text, plain.image_to_text)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from modalloy.data import Manifest
@@ -81,12 +81,14 @@ class SplitFeatures:
     caption_rows: Int[Tensor, " captions"]
     caption_image: Int[Tensor, " captions"]
 
+    def vectors(self, fuser: Fuser) -> tuple[Float[Tensor, "images dim"], Float[Tensor, "captions dim"]]:
+        """A fuser's retrieval vectors of these images and captions."""
+        images = fuser.embed_rows(self.paired.image, self.image_rows)
+        return images, fuser.embed_rows(self.paired.text, self.caption_rows)
+
     def scores(self, fuser: Fuser) -> EmbeddingScores:
         """The similarities of these images and captions by a fuser's retrieval vectors."""
-        return EmbeddingScores(
-            fuser.embed_rows(self.paired.image, self.image_rows),
-            fuser.embed_rows(self.paired.text, self.caption_rows),
-        )
+        return EmbeddingScores(*self.vectors(fuser))
 
     def rsum(self, fuser: Fuser) -> float:
         """The RSum of a fuser's retrieval vectors, in percentage points."""

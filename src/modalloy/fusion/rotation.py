@@ -92,10 +92,7 @@ class Rotated(Fuser):
             train: the training items, never those to evaluate on.
             dim: how many numbers to keep; by default all.
         """
-        paired = train.paired
-        images = fuser.embed_rows(paired.image, train.image_rows)
-        captions = fuser.embed_rows(paired.text, train.caption_rows)
-        return cls(fuser, principal_rotation(torch.cat([images, captions])), dim)
+        return cls(fuser, principal_rotation(torch.cat(train.vectors(fuser))), dim)
 
     @property
     def tokens_read(self) -> int | None:

@@ -28,6 +28,7 @@ from modalloy.fusion.losses import (
 )
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.queue import MomentumQueue
+from modalloy.fusion.star_layer import wide
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairRows
 from modalloy.training.chunks import encode_in_chunks
@@ -304,7 +305,7 @@ class FusionModule(LightningModule):
 
 def _full(vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
     """At least float32, whatever the layers computed in."""
-    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return vectors.to(wide(vectors.dtype))
 
 
 def _exact(device: torch.device) -> AbstractContextManager:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from modalloy.encoders import Encoder
-from modalloy.evaluation import ScoreFunction, bootstrap_difference, metrics, rank_queries
-from modalloy.fusion import Fuser, Mixture, ScoreFusion, SplitFeatures, TowerFuser, choose_weights
+from modalloy.evaluation import bootstrap_difference, metrics, rank_queries
+from modalloy.fusion import Fuser, Mixture, ScoreFusion, SplitFeatures, TowerFuser
 from modalloy.fusion.subset import halves
 from modalloy.workflow.choice import SMALLEST_HALF, Choice, Rung
 from modalloy.workflow.fuse import MEAN, METHODS, TUNED, FusionConfig, FusionFit
@@ -121,15 +121,7 @@ def _trained_systems(fits: FusionFit, seed: int) -> Iterator[_System]:
             yield _System(f"{method}, {label}", setting.fit(method, seed), trained=True)
         experts[f"HADA, {label}"] = setting.expert("hada", seed)
     experts |= {each.name: fits.fit_expert(each, seed) for each in fits.config.experts if each.in_alloy}
-    mixture = Mixture(list(experts.values()), range(len(fits.shapes)), _sought(fits, experts), fits.shapes)
-    yield _System(MIXTURE, mixture, trained=True, experts=experts)
-
-
-def _sought(fits: FusionFit, experts: dict[str, TowerFuser]) -> tuple[float, ...]:
-    """The weights of experts and inputs that suit the validation items of `fits` best."""
-    own = fits.validation.input_scores()
-    scores: list[ScoreFunction] = [*(fits.validation.scores(expert) for expert in experts.values()), *own]
-    return choose_weights(scores, fits.validation.caption_image, fits.config.criterion if experts else "rsum")
+    yield _System(MIXTURE, fits.mixture(list(experts.values())), trained=True, experts=experts)
 
 
 def _judged(
@@ -155,7 +147,7 @@ def _final(fits: FusionFit, chosen: _System) -> tuple[list[int], Fuser, dict[str
             return everything, chosen.fuser, {}
         weights, named = chosen.fuser.weights.tolist(), {}
     else:
-        weights = list(_sought(fits, chosen.experts))
+        weights = list(fits.sought_weights(list(chosen.experts.values())))
         named = dict(zip([*chosen.experts, *fits.names], weights, strict=True))
     if chosen.experts:
         return everything, Mixture(list(chosen.experts.values()), everything, weights, fits.shapes), named

@@ -31,7 +31,6 @@ class ExpertConfig:
                 f"the expert {self.name!r} can't have towers.weighted_inputs or training.seed: the alloy weighs the "
                 "inputs, and the run's seeds are used."
             )
-
         if self.towers.method == "concat-linear":
             defaults = TowerConfig()
             for name in ("graph", "layers", "edges", "token_dropout"):

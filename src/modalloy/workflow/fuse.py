@@ -232,7 +232,7 @@ class FusionFit:
         """
         makers: dict[str, Callable[[int], Fuser]] = {
             "mean of cosines": lambda _: ScoreFusion([1.0] * len(self.shapes), self.shapes),
-            "validation-tuned weighted cosine": lambda _: ScoreFusion(self._tuned_weights(), self.shapes),
+            "validation-tuned weighted cosine": lambda _: ScoreFusion(self.sought_weights([]), self.shapes),
             "B2 (concat-linear)": lambda seed: self._both_stages(self._concat(0), "concat-linear", seed),
             "B2 (as many parameters as HADA)": lambda seed: self._both_stages(
                 self._concat(self._hidden()), "concat-wide", seed
@@ -261,10 +261,19 @@ class FusionFit:
 
     def _mixture(self, experts: Sequence[ExpertConfig], seed: int) -> Mixture:
         """Experts and all inputs, by the weights that suit the validation items best."""
-        members = [self.fit_expert(each, seed) for each in experts]
+        return self.mixture([self.fit_expert(each, seed) for each in experts])
+
+    def mixture(self, members: Sequence[Fuser]) -> Mixture:
+        """Fusers and all inputs, by `sought_weights`."""
+        return Mixture(members, range(len(self.shapes)), self.sought_weights(members), self.shapes)
+
+    def sought_weights(self, members: Sequence[Fuser]) -> tuple[float, ...]:
+        """The weights of some fusers and all inputs that suit the validation items best.
+
+        Those of the inputs alone, the baseline, are always sought by RSum: at their best by what the tables show.
+        """
         scores = [*map(self.validation.scores, members), *self.validation.input_scores()]
-        weights = choose_weights(scores, self.validation.caption_image, self.config.criterion)
-        return Mixture(members, range(len(self.shapes)), weights, self.shapes)
+        return choose_weights(scores, self.validation.caption_image, self.config.criterion if members else "rsum")
 
     def variant(self, name: str, config: FusionConfig, validation: SplitFeatures) -> Self:
         """Fits of the same features by other settings, chosen on other items, in a folder within this one's."""
@@ -353,7 +362,3 @@ class FusionFit:
             for scores in self.validation.input_scores()
         ]
         return (rsums.index(max(rsums)),)
-
-    def _tuned_weights(self) -> tuple[float, ...]:
-        # The baseline always at its best by what the tables show.
-        return choose_weights(self.validation.input_scores(), self.validation.caption_image)

@@ -1,14 +1,9 @@
 """A fuser's ranks with hubs held back: gallery items that lie near every query lose what a bank of queries shows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from jaxtyping import Float
 from torch import Tensor
 
-from modalloy.encoders import Modality
 from modalloy.evaluation import EmbeddingScores, Ranks, nearest_neighbour_scores, tune_nearest_neighbours
-from modalloy.evaluation.ranks import DIRECTIONS, rank_each_direction
+from modalloy.evaluation.ranks import DIRECTIONS, Direction, rank_each_direction
 from modalloy.fusion import Fuser, SplitFeatures
 
 _NEIGHBOURS = (8, 32, 128)
@@ -24,17 +19,9 @@ def held_back(system: str) -> str:
     return f"{system}, hubs held back"
 
 
-@dataclass(frozen=True)
-class _Vectors:
-    """A fuser's retrieval vectors of a split."""
-
-    image: Float[Tensor, "images dim"]
-    text: Float[Tensor, "captions dim"]
-
-
 def ranks_with_hubs_held_back(
-    fuser: Fuser, bank: SplitFeatures, validation: SplitFeatures, evaluated: Sequence[SplitFeatures]
-) -> list[Ranks]:
+    fuser: Fuser, bank: SplitFeatures, validation: SplitFeatures, evaluated: SplitFeatures
+) -> Ranks:
     """A fuser's ranks after nearest-neighbour normalisation, set on the validation items.
 
     Args:
@@ -43,41 +30,27 @@ def ranks_with_hubs_held_back(
         validation: chooses how many neighbours count, and how much.
         evaluated: what to rank.
     """
-    queries, chosen_by = _vectors(fuser, bank), _vectors(fuser, validation)
-    settings = {
-        direction: tune_nearest_neighbours(
-            EmbeddingScores(chosen_by.image, chosen_by.text),
+    queries, chosen_by, ranked = (split.vectors(fuser) for split in (bank, validation, evaluated))
+    neighbours = [k for k in _NEIGHBOURS if k <= len(bank.image_rows)] or [1]
+    corrected = {}
+    for direction in DIRECTIONS:
+        settings = tune_nearest_neighbours(
+            EmbeddingScores(*chosen_by),
             _bank_scores(direction, chosen_by, queries),
             direction,
             validation.caption_image,
-            [k for k in _NEIGHBOURS if k <= len(bank.image_rows)] or [1],
+            neighbours,
             _SHARES,
         )
-        for direction in DIRECTIONS
-    }
-    ranks = []
-    for split in evaluated:
-        vectors = _vectors(fuser, split)
-        scores = EmbeddingScores(vectors.image, vectors.text)
-        corrected = {
-            direction: nearest_neighbour_scores(
-                scores, _bank_scores(direction, vectors, queries), direction, settings[direction]
-            )
-            for direction in DIRECTIONS
-        }
-        ranks.append(rank_each_direction(corrected, split.caption_image))
-    return ranks
+        scores, with_bank = EmbeddingScores(*ranked), _bank_scores(direction, ranked, queries)
+        corrected[direction] = nearest_neighbour_scores(scores, with_bank, direction, settings)
+    return rank_each_direction(corrected, evaluated.caption_image)
 
 
-def _bank_scores(direction: str, gallery: _Vectors, queries: _Vectors) -> EmbeddingScores:
+def _bank_scores(
+    direction: Direction, gallery: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor]
+) -> EmbeddingScores:
+    """The scores of a bank's queries with the gallery of a direction; both as image and text vectors."""
     if direction == "text_to_image":
-        return EmbeddingScores(gallery.image, queries.text)
-    return EmbeddingScores(queries.image, gallery.text)
-
-
-def _vectors(fuser: Fuser, split: SplitFeatures) -> _Vectors:
-    def embed(modality: Modality) -> Tensor:
-        features = split.paired.image if modality == "image" else split.paired.text
-        return fuser.embed_rows(features, split.image_rows if modality == "image" else split.caption_rows)
-
-    return _Vectors(embed("image"), embed("text"))
+        return EmbeddingScores(gallery[0], queries[1])
+    return EmbeddingScores(queries[0], gallery[1])

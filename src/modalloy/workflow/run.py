@@ -246,7 +246,7 @@ class Run:
     def _ranks_of_held_back(self, method: str) -> list[Ranks]:
         fits = self.fits
         return [
-            ranks_with_hubs_held_back(fits.fit(method, seed), fits.train, fits.validation, [self.test])[0]
+            ranks_with_hubs_held_back(fits.fit(method, seed), fits.train, fits.validation, self.test)
             for seed in self._seeds(method)
         ]
 
