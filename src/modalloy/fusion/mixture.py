@@ -1,6 +1,5 @@
 """A mixture of fusers and inputs: the weighted sum of their similarities, folded into one vector."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
-from modalloy.fusion.similarity import fold
+from modalloy.fusion.similarity import check_weights, fold
 
 
 class Mixture(Fuser):
@@ -52,8 +51,7 @@ class Mixture(Fuser):
             raise ConfigError(
                 f"expected one weight for each of {len(members)} members and {len(inputs)} inputs, got {len(weights)}."
             )
-        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
-            raise ConfigError(f"weights must be finite, not negative and not all zero, got {list(weights)}.")
+        check_weights(weights)
         kept = [weight > 0 for weight in weights]
         self.members = nn.ModuleList(member for member, keep in zip(members, kept, strict=False) if keep)
         self.inputs = tuple(each for each, keep in zip(inputs, kept[len(members) :], strict=True) if keep)

@@ -1,6 +1,5 @@
 """Fusion without training: the weighted sum of the inputs' cosines, with equal or validation-tuned weights."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,7 @@ from modalloy.evaluation import EmbeddingScores
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
 from modalloy.fusion.part_scores import PartScores
-from modalloy.fusion.similarity import fold
+from modalloy.fusion.similarity import check_weights, fold
 from modalloy.fusion.simplex import STEPS, best_weights
 
 
@@ -34,8 +33,7 @@ class ScoreFusion(Fuser):
         super().__init__()
         if len(weights) != len(shapes):
             raise ConfigError(f"expected one weight for each of {len(shapes)} encoders, got {len(weights)}.")
-        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
-            raise ConfigError(f"weights must be finite, not negative and not all zero, got {list(weights)}.")
+        check_weights(weights)
         self.shapes = tuple(shapes)
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32) / sum(weights))
 

@@ -1,5 +1,6 @@
 """The weighted similarity of HADA, and the one vector into which it folds."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,6 +31,16 @@ def fold(parts: Sequence[Float[Tensor, "batch _"]], weights: Float[Tensor, " par
     """
     roots = weights.sqrt()
     return torch.cat([part * root for part, root in zip(parts, roots, strict=True)], dim=-1)
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Refuses weights that no sum of similarities can have.
+
+    Raises:
+        ConfigError: a weight is negative or not finite, or all are zero.
+    """
+    if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
+        raise ConfigError(f"weights must be finite, not negative and not all zero, got {list(weights)}.")
 
 
 class SimilarityWeights(nn.Module):
