@@ -28,28 +28,35 @@ ROOT = Path(__file__).parent.parent
 LIST = Path(__file__).with_name("experiments.yaml")
 
 
-def ablation(config: RunConfig) -> dict[str, Any]:
+def ablation(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Fits every expert of a configuration with every seed, and compares them with the first on the validation part.
 
-    An expert's epoch is chosen on the same items, alike for all of them; the test part isn't looked at.
+    An expert's epoch, and its weight where it is mixed with the inputs, are chosen on the same items, alike for all of
+    them; the test part isn't looked at.
+
+    Returns:
+        The comparison of the experts alone, and that of the experts mixed with the inputs.
     """
     if config.threads is not None:
         set_threads(config.threads)
     fits = Run(config).fits
     items, names = fits.validation, [each.name for each in config.inputs]
-    systems = {
-        name: [rank_queries(scores, items.caption_image)]
-        for name, scores in zip(names, items.input_scores(), strict=True)
+    untrained = {
+        **dict(zip(names, items.input_scores(), strict=True)),
+        **{method: items.scores(fits.fit(method)) for method in (MEAN, TUNED)},
     }
-    for method in (MEAN, TUNED):
-        systems[method] = [rank_queries(items.scores(fits.fit(method)), items.caption_image)]
-    for expert in config.fusion.experts:
-        fitted = [fits.fit_expert(expert, seed) for seed in config.seeds]
-        systems[expert.name] = [rank_queries(items.scores(each), items.caption_image) for each in fitted]
-    comparison = compare(systems, items.caption_image, reference=config.fusion.experts[0].name, inputs=names)
+    experts = {each.name: [fits.fit_expert(each, seed) for seed in config.seeds] for each in config.fusion.experts}
+    mixed = {name: [fits.mixture([each]) for each in fitted] for name, fitted in experts.items()}
     split = items.paired.manifest[int(items.image_rows[0])].split
     counts = {"images": len(items.image_rows), "captions": len(items.caption_rows)}
-    return {split: counts, **comparison.to_dict()}
+    results = {}
+    for how, variants in (("alone", experts), ("mixed with the inputs", mixed)):
+        scores = {name: [each] for name, each in untrained.items()}
+        scores |= {name: [items.scores(each) for each in fitted] for name, fitted in variants.items()}
+        ranks = {name: [rank_queries(each, items.caption_image) for each in every] for name, every in scores.items()}
+        comparison = compare(ranks, items.caption_image, reference=config.fusion.experts[0].name, inputs=names)
+        results[how] = {split: counts, **comparison.to_dict()}
+    return results
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +94,8 @@ def main(arguments: list[str]) -> None:
             config = load_config(path, _overrides(options))
             if not config.fusion.experts:
                 parser.error(f"{path} has no experts to compare (fusion.experts)")
-            _show(f"{path}, on the items that chose each epoch", ablation(config), options.json)
+            for how, result in ablation(config).items():
+                _show(f"{path}, {how}, on the items that chose each epoch", result, options.json)
         return
     experiments = yaml.safe_load(LIST.read_text(encoding="utf-8"))
     unknown = set(options.names) - set(experiments)

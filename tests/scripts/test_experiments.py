@@ -54,8 +54,12 @@ def test_an_ablation_compares_the_experts_on_the_validation_part_alone(
     asked = []
     monkeypatch.setattr(PairedFeatures, "split", lambda self, *names: asked.extend(names) or split(self, *names))
     experiments.main(["ablations", str(tmp_path / "config.yaml"), "--json"])
-    (result,) = json.loads(capsys.readouterr().out.strip().splitlines()[-1]).values()
-    assert "tune" in result and "test" not in asked
-    assert {"plain", "summaries"} <= set(result["systems"])
-    assert result["systems"]["plain"]["seeds"] == 2
-    assert {each["a"] for each in result["differences"]} == {"plain"}
+    alone, mixed = ([*json.loads(line).values()][0] for line in capsys.readouterr().out.strip().splitlines()[-2:])
+    for result in (alone, mixed):
+        assert "tune" in result and "test" not in asked
+        assert {"plain", "summaries"} <= set(result["systems"])
+        assert result["systems"]["plain"]["seeds"] == 2
+        assert {each["a"] for each in result["differences"]} == {"plain"}
+    # The inputs may get all the weight, but never make a mixture worse on the items that chose its weights by RSum.
+    for name in ("plain", "summaries"):
+        assert mixed["systems"][name]["rsum"] >= alone["systems"][name]["rsum"]
