@@ -33,8 +33,9 @@ from modalloy.fusion.losses import matching_loss, positive_targets
 from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.batches import PairRows
 from modalloy.training.fusion import _fingerprint, fit_fuser
-from modalloy.training.fusion_module import FusionModule, PairBatch, PairFeatures
+from modalloy.training.fusion_module import FusionModule
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.pair_features import PairBatch, PairFeatures
 
 SETTINGS_FROM_THE_START = {
     *("epochs", "batch_size", "all_captions", "learning_rate", "final_learning_rate", "similarity_learning_rate"),

@@ -10,10 +10,11 @@ from toy_pairs import SPLITS, TRAINING, collection, features, new_fuser
 
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.fusion.original_hada import OriginalHadaConfig
-from modalloy.training import fusion_module, processes
+from modalloy.training import pair_features, processes
 from modalloy.training.batches import PairSampler, pair_loader, seed_epoch
 from modalloy.training.fusion import fit_fuser
-from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.fusion_module import FusionModule
+from modalloy.training.pair_features import PairFeatures
 from modalloy.training.trainer import fit
 
 
@@ -42,13 +43,13 @@ def trained(paired, folder, devices: int, epochs: int, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "gradient_clip": 1.0}])
 def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes):
-    parts, part_of = [], fusion_module.part_of
+    parts, part_of = [], pair_features.part_of
 
     def watched(count):
         parts.append(part_of(count))
         return parts[-1]
 
-    monkeypatch.setattr(fusion_module, "part_of", watched)
+    monkeypatch.setattr(pair_features, "part_of", watched)
     alone, history = trained(paired, tmp_path / "alone", 1, 2, **changes)
     assert slice(0, 11) in parts and slice(0, 6) not in parts
     # Interrupted after an epoch, so that both processes go on from the checkpoint.

@@ -3,12 +3,11 @@
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,7 +16,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 from modalloy.fusion.edges import LearnedEdges
-from modalloy.fusion.feature_set import FeatureSet
 from modalloy.fusion.inputs import EncoderFeatures
 from modalloy.fusion.losses import (
     contrastive_loss,
@@ -30,85 +28,13 @@ from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.queue import MomentumQueue
 from modalloy.fusion.star_layer import wide
 from modalloy.fusion.towers import TowerFuser
-from modalloy.training.batches import PairRows
 from modalloy.training.chunks import encode_in_chunks
 from modalloy.training.fusion_training import FusionTraining
-from modalloy.training.processes import first_says, gathered, part_of
+from modalloy.training.pair_features import PairBatch
+from modalloy.training.processes import first_says, gathered
 from modalloy.training.schedules import constant, cosine, per_step, restarts
 
 VALIDATION_RSUM = "validation_rsum"
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """The features of a batch of pairs, or this process's part of them: image row k belongs to text row k."""
-
-    image: list[EncoderFeatures]
-    text: list[EncoderFeatures]
-    images: Int[Tensor, " batch"]
-    """The row of each pair's image; of the whole batch, also where the features are a part."""
-    families: Int[Tensor, " batch"]
-    """The family of each pair's image, likewise."""
-    image_of: Int[Tensor, " part"] | None = None
-    """Which row of the image features belongs to each pair of this process's part, where an image with several captions
-    stands there once."""
-
-    def of_pairs(self, image_rows: Float[Tensor, "images dim"]) -> Float[Tensor, "part dim"]:
-        """What belongs to the rows of the image features, for each pair."""
-        return image_rows if self.image_of is None else image_rows[self.image_of]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "PairBatch":
-        """The same batch on another device."""
-        return PairBatch(
-            [features.to(device, non_blocking) for features in self.image],
-            [features.to(device, non_blocking) for features in self.text],
-            self.images.to(device, non_blocking=non_blocking),
-            self.families.to(device, non_blocking=non_blocking),
-            None if self.image_of is None else self.image_of.to(device, non_blocking=non_blocking),
-        )
-
-
-class PairFeatures:
-    """Reads the features of a batch of pairs; its index is what `PairSampler` yields.
-
-    Args:
-        image_features: features of all images.
-        text_features: features of all captions.
-        families: the family of each image; items of one family are never each other's negatives.
-        tokens: how many tokens of each item the fuser reads; None for all.
-        grouped: whether the captions of an image stand side by side, so that its features are read and fused once.
-    """
-
-    def __init__(
-        self,
-        image_features: FeatureSet,
-        text_features: FeatureSet,
-        families: Int[Tensor, " images"],
-        tokens: int | None = None,
-        grouped: bool = False,
-    ) -> None:
-        self.image_features = image_features
-        self.text_features = text_features
-        self.families = families
-        self.tokens = tokens
-        self.grouped = grouped
-
-    def __getitem__(self, rows: PairRows) -> PairBatch:
-        part = part_of(len(rows.images))
-        images, image_of = rows.images[part], None
-        copies = None if rows.copies is None else rows.copies[part]
-        if self.grouped:
-            images, image_of = torch.unique_consecutive(images, return_inverse=True)
-            if copies is not None:
-                # The copies of an image's pairs are the same one.
-                copies = copies.new_empty(len(images)).index_put((image_of,), copies)
-        return PairBatch(
-            self.image_features.batch(images, self.tokens, copies),
-            self.text_features.batch(rows.captions[part], self.tokens),
-            rows.images,
-            self.families[rows.images],
-            image_of,
-        )
 
 
 class FusionModule(LightningModule):
