@@ -10,6 +10,7 @@ from modalloy.fusion.feature_set import FeatureSet
 from modalloy.fusion.inputs import EncoderFeatures
 from modalloy.training.batches import PairRows
 from modalloy.training.processes import part_of
+from modalloy.training.teacher import TeacherVectors
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class PairBatch:
     image_of: Int[Tensor, " part"] | None = None
     """Which row of the image features belongs to each pair of this process's part, where an image with several captions
     stands there once."""
+    taught: Float[Tensor, "batch batch"] | None = None
+    """A teacher's similarity of each image with each text of the whole batch, where there is a teacher."""
 
     def of_pairs(self, image_rows: Float[Tensor, "images dim"]) -> Float[Tensor, "part dim"]:
         """What belongs to the rows of the image features, for each pair."""
@@ -38,6 +41,7 @@ class PairBatch:
             self.images.to(device, non_blocking=non_blocking),
             self.families.to(device, non_blocking=non_blocking),
             None if self.image_of is None else self.image_of.to(device, non_blocking=non_blocking),
+            None if self.taught is None else self.taught.to(device, non_blocking=non_blocking),
         )
 
 
@@ -50,6 +54,7 @@ class PairFeatures:
         families: the family of each image; items of one family are never each other's negatives.
         tokens: how many tokens of each item the fuser reads; None for all.
         grouped: whether the captions of an image stand side by side, so that its features are read and fused once.
+        teacher: whose similarities the batches hold; by default none's.
     """
 
     def __init__(
@@ -59,12 +64,14 @@ class PairFeatures:
         families: Int[Tensor, " images"],
         tokens: int | None = None,
         grouped: bool = False,
+        teacher: TeacherVectors | None = None,
     ) -> None:
         self.image_features = image_features
         self.text_features = text_features
         self.families = families
         self.tokens = tokens
         self.grouped = grouped
+        self.teacher = teacher
 
     def __getitem__(self, rows: PairRows) -> PairBatch:
         part = part_of(len(rows.images))
@@ -81,4 +88,5 @@ class PairFeatures:
             rows.images,
             self.families[rows.images],
             image_of,
+            None if self.teacher is None else self.teacher.similarities(rows),
         )
