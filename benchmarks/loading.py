@@ -21,7 +21,7 @@ from random_stores import random_set
 from training_step import BATCH, IMAGE_TOKENS, SHAPES, TEXT_TOKENS, step_of
 
 from modalloy.training.batches import PairRows
-from modalloy.training.fusion_module import PairFeatures
+from modalloy.training.pair_features import PairFeatures
 
 GOAL, CAPTIONS = 5.0, 5
 SYSTEMS = ("ours float32", "ours bfloat16")

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from modalloy.fusion import EncoderFeatures, InputShape, SplitFeatures, TowerConfig, TowerFuser
 from modalloy.memory import keep_freed_memory
-from modalloy.training.fusion_module import FusionModule, PairBatch
+from modalloy.training.fusion_module import FusionModule
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.pair_features import PairBatch
 
 BATCH, QUEUE, IMAGE_TOKENS, TEXT_TOKENS, WIDTH = 20, 64_000, (577, 36), (30, 30), 768
 SHAPES = [InputShape(256, WIDTH, WIDTH), InputShape(768, WIDTH, WIDTH)]

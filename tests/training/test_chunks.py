@@ -13,8 +13,9 @@ from modalloy.errors import ConfigError
 from modalloy.fusion import EncoderFeatures, InputShape, SplitFeatures, TowerConfig, TowerFuser
 from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.chunks import encode_in_chunks
-from modalloy.training.fusion_module import FusionModule, PairBatch
+from modalloy.training.fusion_module import FusionModule
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.pair_features import PairBatch
 
 SHAPES = [InputShape(4, 5, 6), InputShape(3, 4, 7)]
 CONFIG = TowerConfig(token_dim=8, heads=2, dropout=0.0, weighted_inputs=(1,), start="random")

@@ -13,7 +13,8 @@ from modalloy.fusion import PairedFeatures, SplitFeatures
 from modalloy.training import fusion_module
 from modalloy.training.batches import PairSampler, pair_loader
 from modalloy.training.fusion import fit_fuser
-from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.fusion_module import FusionModule
+from modalloy.training.pair_features import PairFeatures
 from modalloy.training.trainer import fit as trainer_fit
 
 

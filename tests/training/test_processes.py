@@ -9,11 +9,14 @@ from torch import distributed
 from toy_pairs import SPLITS, TRAINING, collection, features, new_fuser
 
 from modalloy.errors import ConfigError, ModalloyError
+from modalloy.fusion import ScoreFusion, input_shapes
 from modalloy.fusion.original_hada import OriginalHadaConfig
-from modalloy.training import fusion_module, processes
+from modalloy.training import pair_features, processes
 from modalloy.training.batches import PairSampler, pair_loader, seed_epoch
 from modalloy.training.fusion import fit_fuser
-from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.fusion_module import FusionModule
+from modalloy.training.pair_features import PairFeatures
+from modalloy.training.teacher import TeacherVectors
 from modalloy.training.trainer import fit
 
 
@@ -23,7 +26,7 @@ def paired(tmp_path_factory):
     return features(collection(root / "pictures", SPLITS), root / "features")
 
 
-def trained(paired, folder, devices: int, epochs: int, **changes):
+def trained(paired, folder, devices: int, epochs: int, teacher=None, **changes):
     """A second-stage module after some epochs with batches of 11, of which one process takes 6 and the other 5."""
     training = dataclasses.replace(TRAINING, batch_size=11, **changes)
     split = paired.split("train")
@@ -32,7 +35,7 @@ def trained(paired, folder, devices: int, epochs: int, **changes):
     )
     fuser = new_fuser(paired, dropout=0.0, weighted_inputs=(1,))
     module = FusionModule(fuser, training, training.steps_an_epoch(len(sampler)) * 2, paired.split("val"))
-    loader = pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families), sampler)
+    loader = pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families, teacher=teacher), sampler)
     options = dict(seed=0, description="", fingerprint="a" * 64, accelerator="cpu", devices=devices)
     changed = dict(accumulate=training.accumulate, gradient_clip=training.gradient_clip)
     history = fit(module, loader, folder, epochs=epochs, **changed, **options)
@@ -40,15 +43,21 @@ def trained(paired, folder, devices: int, epochs: int, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "gradient_clip": 1.0}])
-def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes):
-    parts, part_of = [], fusion_module.part_of
+@pytest.mark.parametrize(
+    ("changes", "teach"),
+    [({}, False), ({"accumulate": 2, "gradient_clip": 1.0}, False), ({"decorrelation": 0.5, "prefixes": (3,)}, True)],
+)
+def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes, teach):
+    if teach:
+        teacher = ScoreFusion([0.3, 0.7], input_shapes(paired.image, paired.text))
+        changes = {**changes, "teacher": TeacherVectors.of(teacher, paired.split("train"))}
+    parts, part_of = [], pair_features.part_of
 
     def watched(count):
         parts.append(part_of(count))
         return parts[-1]
 
-    monkeypatch.setattr(fusion_module, "part_of", watched)
+    monkeypatch.setattr(pair_features, "part_of", watched)
     alone, history = trained(paired, tmp_path / "alone", 1, 2, **changes)
     assert slice(0, 11) in parts and slice(0, 6) not in parts
     # Interrupted after an epoch, so that both processes go on from the checkpoint.

@@ -272,6 +272,17 @@ fusion:
     assert [each.towers.dropout for each in changed.fusion.experts] == [0.1, 0.5]
 
 
+def test_an_expert_may_have_prefixes_decorrelation_and_a_teacher(load):
+    text = MINIMAL + (
+        "fusion: {experts: [{name: graph, training: {decorrelation: 0.5, prefixes: [64, 128]}},"
+        " {name: short, towers: {method: concat-linear, output_dim: 256, start: random}, teacher: alloy,"
+        " in_alloy: false, training: {teacher_temperature: 0.05}}]}"
+    )
+    graph, short = load(text).fusion.experts
+    assert (graph.training.decorrelation, graph.training.prefixes, graph.teacher) == (0.5, (64, 128), None)
+    assert (short.teacher, short.training.teacher_temperature) == ("alloy", 0.05)
+
+
 @pytest.mark.parametrize("name", ["a", "alloy", "HADA stage 1", "B2 with the inputs"])
 def test_an_experts_name_that_a_table_already_has_is_refused(load, name):
     text = MINIMAL + f"fusion: {{experts: [{{name: B2}}, {{name: {name}}}]}}"

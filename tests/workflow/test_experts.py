@@ -8,6 +8,7 @@ import torch
 from modalloy import Collection, fuse, load_encoder
 from modalloy.errors import ConfigError
 from modalloy.fusion import Mixture, TowerConfig, choose_weights
+from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.experts import ALLOY, ExpertConfig, expert_systems
 from modalloy.workflow.fuse import METHODS, TUNED, UNTRAINED, FusionConfig, FusionFit
@@ -16,7 +17,18 @@ TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=0)
 LINEAR = ExpertConfig("linear", TowerConfig("concat-linear", read_summaries=True), TRAINING)
 GRAPH = ExpertConfig("graph", TowerConfig(token_dim=8, heads=2), replace(TRAINING, averaged=True))
 BASELINE = ExpertConfig("B2", TowerConfig("concat-linear"), TRAINING, in_alloy=False)
-CONFIG = FusionConfig(methods=UNTRAINED, experts=(LINEAR, GRAPH, BASELINE))
+SHORT = ExpertConfig(
+    "short",
+    TowerConfig("concat-linear", output_dim=5, start="random"),
+    replace(TRAINING, prefixes=(2,), decorrelation=0.1, teacher_temperature=0.1),
+    in_alloy=False,
+    teacher="alloy",
+)
+CONFIG = FusionConfig(methods=UNTRAINED, experts=(LINEAR, GRAPH, BASELINE, SHORT))
+
+
+def with_experts(*experts: ExpertConfig) -> FusionConfig:
+    return replace(CONFIG, experts=experts)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,7 @@ def fits(encoders, collection, tmp_path_factory):
 
 
 def test_a_run_fits_the_chosen_methods_and_every_expert_with_the_inputs(fits):
-    systems = ("linear with the inputs", "graph with the inputs", "B2 with the inputs", ALLOY)
+    systems = ("linear with the inputs", "graph with the inputs", "B2 with the inputs", "short with the inputs", ALLOY)
     assert expert_systems(CONFIG.experts) == systems
     assert fits.methods == (*UNTRAINED, *systems)
     assert CONFIG.delivered == ALLOY
@@ -65,6 +77,36 @@ def test_a_mixture_weighs_its_experts_and_all_inputs_by_validation(fits, method,
     torch.testing.assert_close(found, expected / sum(weights), rtol=1e-4, atol=1e-5)
 
 
+def test_an_expert_is_taught_by_the_alloy_or_by_another_expert(fits, monkeypatch):
+    given = []
+
+    def watched(fuser, *arguments):
+        given.append(arguments[-1])
+        return fit_fuser(fuser, *arguments)
+
+    monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", watched)
+    alloy, linear = fits.fit(ALLOY), fits.fit_expert(LINEAR)
+    given.clear()
+    mixture = fits.fit("short with the inputs")
+    assert given == [alloy] and isinstance(mixture, Mixture)
+    short = fits.fit_expert(SHORT)
+    assert short.dim == 5
+    given.clear()
+    fits.fit_expert(replace(SHORT, name="other", teacher="linear"))
+    assert given[0] is None  # The teacher, which has none.
+    expected = linear.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in given[1].state_dict().items())
+
+
+def test_a_prefix_that_the_fused_vector_lacks_is_refused_before_anything_is_fitted(encoders, collection, tmp_path):
+    for prefix, output_dim, width in ((5, 5, 5), (32, None, 32)):
+        towers = TowerConfig("concat-linear", output_dim=output_dim, start="random")
+        expert = ExpertConfig("cut", towers, replace(TRAINING, prefixes=(4, prefix)))
+        with pytest.raises(ConfigError, match=f"shorter than the fused vector, which is {width} wide, got {prefix}"):
+            FusionFit(encoders, collection, with_experts(expert), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_tuned_cosine_is_tuned_by_rsum_whatever_the_criterion(encoders, collection, fits):
     other = FusionFit(encoders, collection, replace(CONFIG, criterion="contrast"), fits.folder)
     assert torch.equal(other.fit(TUNED).weights, fits.fit(TUNED).weights)
@@ -79,6 +121,16 @@ def test_the_tuned_cosine_is_tuned_by_rsum_whatever_the_criterion(encoders, coll
         (lambda: ExpertConfig("a", training=FusionTraining(seed=1)), "can't have .* training.seed"),
         (lambda: ExpertConfig("a", TowerConfig("concat-linear", layers=2)), "no graph that towers.layers could change"),
         (lambda: replace(CONFIG, experts=(LINEAR, replace(GRAPH, name="Linear"))), "two experts are called 'linear'"),
+        (
+            lambda: with_experts(LINEAR, replace(SHORT, in_alloy=True)),
+            "'short' learns of the alloy, by the teacher 'alloy', so the alloy can't mix it",
+        ),
+        (lambda: with_experts(LINEAR, SHORT, replace(GRAPH, teacher="short")), "'graph' learns of the alloy, by the"),
+        (lambda: with_experts(BASELINE, SHORT), "teacher is 'alloy', but no expert is in the alloy"),
+        (lambda: with_experts(replace(LINEAR, teacher="graph"), GRAPH), "stands before it, one of alloy; got 'graph'"),
+        (lambda: with_experts(replace(LINEAR, teacher="linear")), "stands before it, one of alloy; got 'linear'"),
+        (lambda: replace(SHORT, training=replace(TRAINING, distillation=0.0)), "a teacher teaches nothing where dist"),
+        (lambda: replace(SHORT, teacher=None), "there is no teacher for teacher_temperature=0.1"),
         (lambda: replace(CONFIG, methods=METHODS[1:]), "methods must hold 'mean of cosines'"),
         (lambda: replace(CONFIG, methods=UNTRAINED, experts=()), "methods must hold 'HADA stage 2'"),
         (lambda: replace(CONFIG, methods=(*METHODS, METHODS[0])), "methods must be different ones of"),

@@ -81,7 +81,7 @@ class Alloy(Encoder):
             name=f"alloy of {' and '.join(encoder.name for encoder in self.encoders)}, {modality}",
             revision=FORMAT,
             weights_sha256=hashlib.sha256(self._weights).hexdigest(),
-            preprocessing_sha256=sha256_of_settings({"encoders": inputs, "fuser": _describe(self.fuser)}),
+            preprocessing_sha256=sha256_of_settings({"encoders": inputs, "fuser": describe(self.fuser)}),
         )
 
     def dim(self, modality: Modality) -> int:
@@ -137,7 +137,7 @@ class Alloy(Encoder):
                 }
                 for encoder in self.encoders
             ],
-            "fuser": _describe(self.fuser),
+            "fuser": describe(self.fuser),
         }
         save_checkpoint(folder, FORMAT, self._weights, config)
         self.spec = f"alloy:{folder}"
@@ -209,20 +209,21 @@ def _recorded_encoders(folder: Path, config: dict[str, Any]) -> list[tuple[str, 
         ) from None
 
 
-def _describe(fuser: Fuser) -> dict[str, Any]:
+def describe(fuser: Fuser) -> dict[str, Any]:
+    """A fuser's kind and configuration, all but its weights, ready for JSON."""
     shapes = [asdict(shape) for shape in fuser.shapes]
     if isinstance(fuser, TowerFuser):
         return {"kind": "towers", "shapes": shapes, "config": fuser.config.to_dict()}
     if isinstance(fuser, Rotated):
-        return {"kind": "rotated", "shapes": shapes, "fuser": _describe(fuser.fuser), "dim": fuser.dim}
+        return {"kind": "rotated", "shapes": shapes, "fuser": describe(fuser.fuser), "dim": fuser.dim}
     if isinstance(fuser, Mixture):
-        members = [_describe(member) for member in fuser.fusers()]
+        members = [describe(member) for member in fuser.fusers()]
         return {"kind": "mixture", "shapes": shapes, "members": members, "inputs": list(fuser.inputs)}
     return {"kind": "scores", "shapes": shapes}
 
 
 def _fuser_of(described: Mapping[str, Any]) -> Fuser:
-    """A fuser as `_describe` says, with any weights."""
+    """A fuser as `describe` says, with any weights."""
     shapes = [InputShape(**shape) for shape in described["shapes"]]
     if described["kind"] == "towers":
         return TowerFuser(TowerConfig.from_dict(described["config"]), shapes)

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
+from modalloy.fusion.base import Fuser
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairSampler, pair_loader
-from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule, PairFeatures
+from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.pair_features import PairFeatures
+from modalloy.training.teacher import TeacherVectors, check_teacher, teacher_fingerprint
 from modalloy.training.tracking import Tracker
 from modalloy.training.trainer import EarlyStopping, Metrics, fit
 
@@ -36,6 +39,7 @@ def fit_fuser(
     description: str,
     tracker: Tracker | None = None,
     curve: str = "",
+    teacher: Fuser | None = None,
 ) -> list[Metrics]:
     """Trains `fuser` in place and leaves it at its best epoch by validation RSum, or at its start if none is better.
 
@@ -56,17 +60,21 @@ def fit_fuser(
         description: stands before the progress bar.
         tracker: also keeps each epoch's metrics.
         curve: the training's name there.
+        teacher: a frozen fuser of the same inputs, whose similarities within a batch are the soft targets in place of
+            the momentum encoders'.
 
     Returns:
         The metrics of each epoch, the start as epoch 0.
 
     Raises:
-        ConfigError: several devices for a fusion that has BatchNorm.
+        ConfigError: several devices for a fusion that has BatchNorm; a prefix that is too long; a teacher whose
+            targets have no share, or a temperature for none.
         CheckpointError: the finished fit or the checkpoint in `folder` is damaged.
     """
     if training.devices > 1 and any(isinstance(module, nn.BatchNorm1d) for module in fuser.modules()):
         raise ConfigError("a fusion with BatchNorm learns its statistics of whole batches: set devices to 1.")
-    fingerprint = _fingerprint(fuser, training, train, validation)
+    check_teacher(training, teacher is not None)
+    fingerprint = _fingerprint(fuser, training, train, validation, teacher)
     history = _load_finished(fuser, folder, fingerprint)
     if history is not None:
         return history
@@ -91,7 +99,8 @@ def fit_fuser(
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience, min_delta=training.min_delta)
     module = FusionModule(fuser, limited, training.steps_an_epoch(len(sampler)) * training.epochs, validation)
     grouped = training.captions_per_image > 1
-    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.tokens_read, grouped)
+    taught = None if teacher is None else TeacherVectors.of(teacher, train)
+    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.tokens_read, grouped, taught)
     history = fit(
         module,
         pair_loader(pairs, sampler),
@@ -117,7 +126,13 @@ def fit_fuser(
     return history
 
 
-def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatures, validation: SplitFeatures) -> str:
+def _fingerprint(
+    fuser: TowerFuser,
+    training: FusionTraining,
+    train: SplitFeatures,
+    validation: SplitFeatures,
+    teacher: Fuser | None = None,
+) -> str:
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
     settings = training.deciding()
@@ -143,6 +158,7 @@ def _fingerprint(fuser: TowerFuser, training: FusionTraining, train: SplitFeatur
             "families": train.paired.manifest.families.tolist(),
             "captions": [split.caption_rows.tolist() for split in (train, validation)],
             **_uncaptioned(validation),
+            **({} if teacher is None else {"teacher": teacher_fingerprint(teacher)}),
         }
     )
 

@@ -3,21 +3,21 @@
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from modalloy.encoders import Modality
+from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError
+from modalloy.fusion.decorrelation import decorrelation_loss
 from modalloy.fusion.edges import LearnedEdges
-from modalloy.fusion.feature_set import FeatureSet
 from modalloy.fusion.inputs import EncoderFeatures
 from modalloy.fusion.losses import (
     contrastive_loss,
@@ -28,87 +28,16 @@ from modalloy.fusion.losses import (
 )
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.queue import MomentumQueue
+from modalloy.fusion.rotation import truncate
 from modalloy.fusion.star_layer import wide
 from modalloy.fusion.towers import TowerFuser
-from modalloy.training.batches import PairRows
 from modalloy.training.chunks import encode_in_chunks
 from modalloy.training.fusion_training import FusionTraining
-from modalloy.training.processes import first_says, gathered, part_of
+from modalloy.training.pair_features import PairBatch
+from modalloy.training.processes import first_says, gathered
 from modalloy.training.schedules import constant, cosine, per_step, restarts
 
 VALIDATION_RSUM = "validation_rsum"
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """The features of a batch of pairs, or this process's part of them: image row k belongs to text row k."""
-
-    image: list[EncoderFeatures]
-    text: list[EncoderFeatures]
-    images: Int[Tensor, " batch"]
-    """The row of each pair's image; of the whole batch, also where the features are a part."""
-    families: Int[Tensor, " batch"]
-    """The family of each pair's image, likewise."""
-    image_of: Int[Tensor, " part"] | None = None
-    """Which row of the image features belongs to each pair of this process's part, where an image with several captions
-    stands there once."""
-
-    def of_pairs(self, image_rows: Float[Tensor, "images dim"]) -> Float[Tensor, "part dim"]:
-        """What belongs to the rows of the image features, for each pair."""
-        return image_rows if self.image_of is None else image_rows[self.image_of]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "PairBatch":
-        """The same batch on another device."""
-        return PairBatch(
-            [features.to(device, non_blocking) for features in self.image],
-            [features.to(device, non_blocking) for features in self.text],
-            self.images.to(device, non_blocking=non_blocking),
-            self.families.to(device, non_blocking=non_blocking),
-            None if self.image_of is None else self.image_of.to(device, non_blocking=non_blocking),
-        )
-
-
-class PairFeatures:
-    """Reads the features of a batch of pairs; its index is what `PairSampler` yields.
-
-    Args:
-        image_features: features of all images.
-        text_features: features of all captions.
-        families: the family of each image; items of one family are never each other's negatives.
-        tokens: how many tokens of each item the fuser reads; None for all.
-        grouped: whether the captions of an image stand side by side, so that its features are read and fused once.
-    """
-
-    def __init__(
-        self,
-        image_features: FeatureSet,
-        text_features: FeatureSet,
-        families: Int[Tensor, " images"],
-        tokens: int | None = None,
-        grouped: bool = False,
-    ) -> None:
-        self.image_features = image_features
-        self.text_features = text_features
-        self.families = families
-        self.tokens = tokens
-        self.grouped = grouped
-
-    def __getitem__(self, rows: PairRows) -> PairBatch:
-        part = part_of(len(rows.images))
-        images, image_of = rows.images[part], None
-        copies = None if rows.copies is None else rows.copies[part]
-        if self.grouped:
-            images, image_of = torch.unique_consecutive(images, return_inverse=True)
-            if copies is not None:
-                # The copies of an image's pairs are the same one.
-                copies = copies.new_empty(len(images)).index_put((image_of,), copies)
-        return PairBatch(
-            self.image_features.batch(images, self.tokens, copies),
-            self.text_features.batch(rows.captions[part], self.tokens),
-            rows.images,
-            self.families[rows.images],
-            image_of,
-        )
 
 
 class FusionModule(LightningModule):
@@ -127,7 +56,8 @@ class FusionModule(LightningModule):
         validation: the items whose RSum is logged after each epoch.
 
     Raises:
-        ConfigError: the batches are encoded in chunks, but a BatchNorm makes vectors depend on the rest of the batch.
+        ConfigError: the batches are encoded in chunks, but a BatchNorm makes vectors depend on the rest of the batch;
+            or the fused vector isn't longer than a prefix.
     """
 
     def __init__(self, fuser: TowerFuser, training: FusionTraining, steps: int, validation: SplitFeatures) -> None:
@@ -137,6 +67,7 @@ class FusionModule(LightningModule):
                 f"chunk_size={training.chunk_size} would change what a BatchNorm sees; leave chunk_size out, or train "
                 "a fuser without BatchNorm (original.norm)."
             )
+        training.check_prefixes(fuser.fused_dim)
         self.fuser = fuser
         self.validation = validation
         # Copied after the fuser has its weights: a second stage distils from the first, not from a random start.
@@ -148,7 +79,7 @@ class FusionModule(LightningModule):
         self.queue = MomentumQueue(training.queue_size, fuser.dim)
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
-        """The sum of the contrastive and the matching loss (HADA, equation 9)."""
+        """The sum of the contrastive and the matching loss (HADA, equation 9), and of the decorrelation's, if any."""
         count = len(batch.images)
         image = gathered(batch.of_pairs(_full(self._fused("image", batch.image))), count)
         text = gathered(_full(self._fused("text", batch.text)), count)
@@ -159,6 +90,9 @@ class FusionModule(LightningModule):
         if weight := self.training_config.matching_weight:
             losses["matching"] = self._matching(image, text, batch)
             total = total + weight * losses["matching"]
+        if weight := self.training_config.decorrelation:
+            losses["decorrelation"] = self._decorrelation(image, text, batch)
+            total = total + weight * losses["decorrelation"]
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=count)
         return total
 
@@ -176,36 +110,72 @@ class FusionModule(LightningModule):
             similarity = self._queries(image, queries) @ self._keys(text, keys).T
             return matching_loss(self.fuser.matching, image, text, similarity, related, temperature)
 
+    def _decorrelation(
+        self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
+    ) -> Float[Tensor, ""]:
+        everything = range(len(self.fuser.shapes))
+        images, texts = (self._embeddings(batch, modality, everything) for modality in MODALITIES)
+        unrelated = batch.families[:, None] != batch.families[None, :]
+        with _exact(image.device):
+            own = [each @ other.T for each, other in zip(images, texts, strict=True)]
+            return decorrelation_loss(image @ text.T, own, unrelated)
+
+    @torch.no_grad()
+    def _momentum_vectors(self, batch: PairBatch) -> tuple[Float[Tensor, "batch fused"], Float[Tensor, "batch fused"]]:
+        # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
+        self.momentum_towers.eval()
+        chunk, count = self.training_config.chunk_size, len(batch.images)
+        image = batch.of_pairs(encode_in_chunks(self.momentum_towers["image"], batch.image, chunk))
+        text = encode_in_chunks(self.momentum_towers["text"], batch.text, chunk)
+        return gathered(_full(image), count), gathered(_full(text), count)
+
     def _contrastive(
         self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
     ) -> Float[Tensor, ""]:
-        with torch.no_grad():
-            # Lightning puts the whole module into training mode; a teacher with dropout would teach its noise.
-            self.momentum_towers.eval()
-            chunk, count = self.training_config.chunk_size, len(batch.images)
-            momentum_image = batch.of_pairs(encode_in_chunks(self.momentum_towers["image"], batch.image, chunk))
-            momentum_text = encode_in_chunks(self.momentum_towers["text"], batch.text, chunk)
-            momentum_image = gathered(_full(momentum_image), count)
-            momentum_text = gathered(_full(momentum_text), count)
+        momentum_image, momentum_text = self._momentum_vectors(batch)
         image_inputs, text_inputs = self._weighted(batch, "image"), self._weighted(batch, "text")
         image_keys, text_keys = self._keys(momentum_image, image_inputs), self._keys(momentum_text, text_inputs)
         positives, excluded = self._relations(batch)
         targets = positive_targets(positives)
         distillation = self._distillation_share()
         losses = []
-        for query, momentum_query, inputs, keys, queued in (
-            (image, momentum_image, image_inputs, text_keys, self.queue.text_vectors),
-            (text, momentum_text, text_inputs, image_keys, self.queue.image_vectors),
+        for query, momentum_query, inputs, keys, queued, taught in (
+            (image, momentum_image, image_inputs, text_keys, self.queue.text_vectors, batch.taught),
+            (text, momentum_text, text_inputs, image_keys, self.queue.image_vectors, _transposed(batch.taught)),
         ):
-            logits = self._logits(self._queries(query, inputs), keys, queued, excluded)
-            with torch.no_grad():
-                momentum_logits = self._logits(self._queries(momentum_query, inputs), keys, queued, excluded)
-                soft = distilled_targets(targets, momentum_logits, distillation)
-            losses.append(contrastive_loss(logits, soft))
+            views = [(self._queries(query, inputs), keys, queued)]
+            # Whatever enters the weighted similarity comes after the fused vector.
+            views += [
+                (truncate(query, length), truncate(keys, length), truncate(queued, length))
+                for length in self.training_config.prefixes
+            ]
+            logits = [self._logits(*view, excluded) for view in views]
+            if taught is None:
+                with torch.no_grad():
+                    momentum_logits = self._logits(self._queries(momentum_query, inputs), keys, queued, excluded)
+                    soft = distilled_targets(targets, momentum_logits, distillation)
+                found = [contrastive_loss(each, soft) for each in logits]
+            else:
+                found = [self._taught(each, targets, taught, excluded) for each in logits]
+            losses.append(torch.stack(found).mean())
         # Pushed when the step is done: the gradient still needs the queue as it is.
         self._to_push = (image_keys, text_keys, batch.images, batch.families)
         share = self.training_config.image_to_text_share
         return share * losses[0] + (1 - share) * losses[1]
+
+    def _taught(
+        self,
+        logits: Float[Tensor, "batch keys"],
+        targets: Float[Tensor, "batch keys"],
+        taught: Float[Tensor, "batch batch"],
+        excluded: Bool[Tensor, "batch keys"],
+    ) -> Float[Tensor, ""]:
+        """The contrast against the ground truth and, of the batch alone, against a teacher, which has no queue."""
+        batch = len(taught)
+        temperature = self.training_config.teacher_temperature or self.temperature.detach()
+        soft = exclude(taught / temperature, excluded[:, :batch]).softmax(dim=-1)
+        share = self.training_config.distillation
+        return (1 - share) * contrastive_loss(logits, targets) + share * contrastive_loss(logits[:, :batch], soft)
 
     def _relations(self, batch: PairBatch) -> tuple[Bool[Tensor, "batch keys"], Bool[Tensor, "batch keys"]]:
         """Which keys show a query's own image, and which are neither positive nor an honest negative."""
@@ -224,8 +194,14 @@ class FusionModule(LightningModule):
 
     def _weighted(self, batch: PairBatch, modality: Modality) -> list[Float[Tensor, "batch _"]]:
         """The embeddings of the inputs that enter the weighted similarity, for each pair."""
+        return self._embeddings(batch, modality, self.fuser.config.weighted_inputs)
+
+    def _embeddings(
+        self, batch: PairBatch, modality: Modality, positions: Sequence[int]
+    ) -> list[Float[Tensor, "batch _"]]:
+        """The embeddings of some inputs, for each pair."""
         inputs = batch.image if modality == "image" else batch.text
-        known = [inputs[position].known_embedding for position in self.fuser.config.weighted_inputs]
+        known = [inputs[position].known_embedding for position in positions]
         own = [batch.of_pairs(each) for each in known] if modality == "image" else known
         return [gathered(each, len(batch.images)) for each in own]
 
@@ -306,6 +282,10 @@ class FusionModule(LightningModule):
 def _full(vectors: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
     """At least float32, whatever the layers computed in."""
     return vectors.to(wide(vectors.dtype))
+
+
+def _transposed(matrix: Float[Tensor, "rows columns"] | None) -> Float[Tensor, "columns rows"] | None:
+    return None if matrix is None else matrix.T
 
 
 def _exact(device: torch.device) -> AbstractContextManager:

@@ -51,7 +51,8 @@ class FusionTraining:
     queue_size: int = 64000
     """Pairs in the momentum queue, at most as many as an epoch has."""
     distillation: float = 0.4
-    """Share of the momentum encoders' targets, reached after the first epoch; 0 for none."""
+    """Share of the momentum encoders' targets, reached after the first epoch; 0 for none. Where there is a teacher, the
+    share of its targets, from the start."""
     image_to_text_share: float = 0.5
     """Share of the images' contrast with texts in the contrastive loss, beside the texts' with images; the authors'
     code has 0.3."""
@@ -84,6 +85,14 @@ class FusionTraining:
     """Share of the steps over which the learning rate rises at the start."""
     min_delta: float = 0.0
     """By how much the validation RSum must be better to count."""
+    decorrelation: float = 0.0
+    """Weight of the squared correlation with the inputs' own similarities over a batch's unrelated pairs, which makes
+    the fused similarity err elsewhere than the inputs, so that a mixture with them gains more; 0 for none."""
+    prefixes: tuple[int, ...] = ()
+    """Lengths to which the fused vector may later be cut: the contrastive loss is the mean of the whole vector's and
+    those of its first so many numbers, brought to unit norm (Matryoshka representation learning)."""
+    teacher_temperature: float | None = None
+    """What a teacher's similarities are divided by before their softmax; by default the learned temperature."""
     devices: int = 1
     """Processes of this machine that train together, each on its part of every batch; on a GPU each, if there are."""
 
@@ -103,7 +112,8 @@ class FusionTraining:
                 "learning_rate must be above 0 and final_learning_rate between 0 and it, "
                 f"got {self.learning_rate} and {self.final_learning_rate}."
             )
-        for name in ("similarity_learning_rate", "weight_decay", "queue_size", "matching_weight", "seed"):
+        unbounded = ("similarity_learning_rate", "weight_decay", "queue_size", "matching_weight", "decorrelation")
+        for name in (*unbounded, "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if self.matching_negatives not in ("hardest", "sampled"):
@@ -122,6 +132,10 @@ class FusionTraining:
                 f"{self.captions_per_image}."
             )
         self._check_engine()
+        if len(set(self.prefixes)) < len(self.prefixes) or any(prefix < 1 for prefix in self.prefixes):
+            raise ConfigError(f"prefixes must be different lengths of at least 1, got {list(self.prefixes)}.")
+        if self.teacher_temperature is not None and not 0 < self.teacher_temperature < math.inf:
+            raise ConfigError(f"teacher_temperature must be above 0, got {self.teacher_temperature}; leave it out.")
         if self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
 
@@ -143,6 +157,17 @@ class FusionTraining:
             raise ConfigError(f"warmup must lie in [0, 1), got {self.warmup}.")
         if not 0 <= self.min_delta < math.inf:
             raise ConfigError(f"min_delta must be at least 0, got {self.min_delta}.")
+
+    def check_prefixes(self, width: int) -> None:
+        """Refuses prefixes that a fused vector of some width doesn't have.
+
+        Raises:
+            ConfigError: one is as long as the vector, or longer.
+        """
+        if long := [prefix for prefix in self.prefixes if prefix >= width]:
+            raise ConfigError(
+                f"prefixes must be shorter than the fused vector, which is {width} wide, got {long[0]}; leave it out."
+            )
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide a result, for its fingerprint.

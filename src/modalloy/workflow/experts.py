@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from modalloy.errors import ConfigError
 from modalloy.fusion import TowerConfig
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.teacher import check_teacher
 
 ALLOY = "alloy"
 
@@ -22,6 +23,9 @@ class ExpertConfig:
     """Its training, by the fused similarity alone."""
     in_alloy: bool = True
     """Whether the alloy mixes it; otherwise it is only compared with."""
+    teacher: str | None = None
+    """Whose similarities are its soft targets, with the share `training.distillation`, in place of its momentum
+    encoders': "alloy", which then can't mix it, or the name of an expert that stands before it."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not all(each.isalnum() or each in " -_.+" for each in self.name):
@@ -39,6 +43,8 @@ class ExpertConfig:
                         f"the expert {self.name!r} has no graph that towers.{name} could change: its method is "
                         "'concat-linear'; leave it out, or say method: hada."
                     )
+
+        check_teacher(self.training, self.teacher is not None)
 
     @property
     def system(self) -> str:
@@ -62,14 +68,15 @@ def expert_systems(experts: Sequence[ExpertConfig]) -> tuple[str, ...]:
 
 
 def check_experts(experts: Sequence[ExpertConfig], systems: Sequence[str]) -> None:
-    """Refuses experts that can't be told apart.
+    """Refuses experts that can't be told apart, or that would have to be their teacher's teacher.
 
     Args:
         experts: the experts.
         systems: what tables show besides them.
 
     Raises:
-        ConfigError: two have the same name, or names that make the same folder; or one has a system's name.
+        ConfigError: two have the same name, or names that make the same folder; or one has a system's name. A
+            teacher is unknown, comes after its pupil, or is an alloy that mixes the pupil or has no expert.
     """
     taken = {*systems, *expert_systems(experts)}
     folders = [each.folder.lower() for each in experts]
@@ -78,3 +85,24 @@ def check_experts(experts: Sequence[ExpertConfig], systems: Sequence[str]) -> No
             raise ConfigError(f"the expert's name {each.name!r} is a system's; choose another.")
         if folders.count(each.folder.lower()) > 1:
             raise ConfigError(f"two experts are called {each.name!r}, or nearly so; give them different names.")
+    _check_teachers(experts)
+
+
+def _check_teachers(experts: Sequence[ExpertConfig]) -> None:
+    of_alloy = {ALLOY}
+    for position, each in enumerate(experts):
+        known = [ALLOY, *(other.name for other in experts[:position])]
+        if each.teacher is not None and each.teacher not in known:
+            raise ConfigError(
+                f"the teacher of the expert {each.name!r} must be 'alloy' or an expert that stands before it, "
+                f"one of {', '.join(known)}; got {each.teacher!r}."
+            )
+        if each.teacher in of_alloy:
+            of_alloy.add(each.name)
+            if each.in_alloy:
+                raise ConfigError(
+                    f"the expert {each.name!r} learns of the alloy, by the teacher {each.teacher!r}, so the alloy "
+                    "can't mix it: say in_alloy: false, or name another teacher."
+                )
+    if len(of_alloy) > 1 and not any(each.in_alloy for each in experts):
+        raise ConfigError("an expert's teacher is 'alloy', but no expert is in the alloy; say in_alloy: true of one.")

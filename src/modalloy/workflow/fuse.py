@@ -159,6 +159,19 @@ class FusionConfig:
         if not isinstance(self.weighted_inputs, str):
             positions_of(self.weighted_inputs, names)
 
+    def check_prefixes(self, width: int) -> None:
+        """Refuses prefixes that a fused vector doesn't have, before anything is fitted.
+
+        Args:
+            width: of the inputs' embeddings together, which fused vectors have by default.
+
+        Raises:
+            ConfigError: see `FusionTraining.check_prefixes`.
+        """
+        stages = [(self.towers, self.first_stage), (self.towers, self.second_stage)]
+        for towers, training in [*stages, *((each.towers, each.training) for each in self.experts)]:
+            training.check_prefixes(towers.output_dim or width)
+
     @classmethod
     def small(cls) -> Self:
         """Settings for some thousand pairs and a processor: those of the demo.
@@ -214,6 +227,7 @@ class FusionFit:
         self.tracker = tracker
         self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
+        config.check_prefixes(sum(shape.dim for shape in self.shapes))
         self.train = self.features.split("train")
         self._fitted: dict[tuple[str, int], Fuser] = {}
         self.validation = self.features.split(validation_split(list(collection.manifest.counts())))
@@ -257,7 +271,14 @@ class FusionFit:
     def fit_expert(self, expert: ExpertConfig, seed: int = 0) -> TowerFuser:
         """A configured expert, trained by its own settings."""
         fuser = self._started(expert.towers, seed)
-        return self._trained(fuser, expert.training, expert.folder, expert.name, seed).eval()
+        teacher = self._teacher(expert, seed)
+        return self._trained(fuser, expert.training, expert.folder, expert.name, seed, teacher).eval()
+
+    def _teacher(self, expert: ExpertConfig, seed: int) -> Fuser | None:
+        if expert.teacher in (None, ALLOY):
+            return self.fit(ALLOY, seed) if expert.teacher else None
+        (teacher,) = (each for each in self.config.experts if each.name == expert.teacher)
+        return self.fit_expert(teacher, seed)
 
     def _mixture(self, experts: Sequence[ExpertConfig], seed: int) -> Mixture:
         """Experts and all inputs, by the weights that suit the validation items best."""
@@ -336,10 +357,19 @@ class FusionFit:
     def _stage(self, fuser: TowerFuser, training: FusionTraining, name: str, stage: int, seed: int) -> TowerFuser:
         return self._trained(fuser, training, f"{name}-stage-{stage}", f"{_LABELS[name]} stage {stage}", seed)
 
-    def _trained(self, fuser: TowerFuser, training: FusionTraining, folder: str, label: str, seed: int) -> TowerFuser:
+    def _trained(
+        self,
+        fuser: TowerFuser,
+        training: FusionTraining,
+        folder: str,
+        label: str,
+        seed: int,
+        teacher: Fuser | None = None,
+    ) -> TowerFuser:
         curve, training = f"{folder}/seed-{seed}", replace(training, seed=seed)
         label = f"{label}, seed {seed}"
-        fit_fuser(fuser, training, self.train, self.validation, self.folder / curve, label, self.tracker, curve)
+        into = self.folder / curve
+        fit_fuser(fuser, training, self.train, self.validation, into, label, self.tracker, curve, teacher)
         return fuser
 
     def _weighed(self, fuser: TowerFuser) -> TowerFuser:
