@@ -138,6 +138,15 @@ def test_an_interrupted_run_goes_on_in_the_same_tracked_run(folder, config, agai
     assert_all_is_there(folder, config.tracker)
 
 
+def test_epochs_that_are_given_again_are_kept_once(folder, config):
+    with tracked(config, folder, "run", PARAMETERS) as tracker:
+        for epochs in (1, 3, 3):
+            tracker.curve(CURVE, HISTORY[:epochs])
+        tracker.parameters({"fingerprints": {"collection": "c" * 64}})
+        tracker.report(REPORT, [])
+    assert_all_is_there(folder, config.tracker)
+
+
 def test_mlflow_keeps_the_report_itself_and_how_the_run_ended(folder):
     config = TrackingConfig("mlflow")
     with pytest.raises(KeyboardInterrupt):

@@ -54,7 +54,7 @@ def fit_fuser(
         validation: the items that choose the epoch.
         folder: where `model.safetensors`, `fit.json`, `metrics.jsonl` and, meanwhile, checkpoints go.
         description: stands before the progress bar.
-        tracker: also keeps each epoch's metrics.
+        tracker: also keeps each epoch's metrics, those of a finished training included.
         curve: the training's name there.
 
     Returns:
@@ -69,6 +69,9 @@ def fit_fuser(
     fingerprint = _fingerprint(fuser, training, train, validation)
     history = _load_finished(fuser, folder, fingerprint)
     if history is not None:
+        if tracker is not None:
+            # The start isn't an epoch of its curve.
+            tracker.curve(curve, history[1:])
         return history
     start = copy.deepcopy(fuser.state_dict())
     start_rsum = validation.rsum(fuser)

@@ -67,7 +67,7 @@ class Tracker:
         self._attempt(lambda backend: backend.logger("").log_hyperparams(flat(values)))
 
     def curve(self, name: str, history: Sequence[Metrics]) -> None:
-        """Keeps the last epoch of a training, and those before it that aren't kept yet.
+        """Keeps the epochs of a training that aren't kept yet.
 
         Args:
             name: of the training, within the run.
@@ -258,6 +258,7 @@ class _Files(_Backend):
         self.run = begun or f"{name}-{secrets.token_hex(4)}"
         self._place, self._experiment = place, config.experiment
         self._loggers: dict[str, Logger] = {}
+        self._kept: dict[str, set[float | int | None]] = {}
 
     def logger(self, name: str) -> "Logger":
         if name not in self._loggers:
@@ -270,9 +271,11 @@ class _Files(_Backend):
 
     def curve(self, name: str, history: Sequence[Metrics]) -> None:
         # A new logger begins its files anew: it is given all that there is.
-        rows = history[-1:] if name in self._loggers else history
-        for row in rows:
-            self.logger(name).log_metrics(_numbers(row), step=int(row["epoch"] or 0))
+        kept = self._kept.setdefault(name, set())
+        for row in history:
+            if row["epoch"] not in kept:
+                self.logger(name).log_metrics(_numbers(row), step=int(row["epoch"] or 0))
+                kept.add(row["epoch"])
         self.logger(name).save()
 
     def report(self, metrics: dict[str, float], files: Sequence[Path]) -> None:

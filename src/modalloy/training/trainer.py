@@ -138,6 +138,9 @@ def fit(
             shown.append(_Tracking(record, tracker, curve))
         with _keyboard_interrupt_passed_on():
             _train(plan, record, module, batches, validation, environment, shown)
+        if tracker is not None:
+            # Where no epoch was left to do, none was handed over.
+            tracker.curve(curve, record.history)
         record.load_best(module)
     return record.history
 
@@ -306,10 +309,6 @@ class _Tracking(Checkpoint):
         self._record = record
         self._tracker = tracker
         self._curve = curve
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._record.history:
-            self._tracker.curve(self._curve, self._record.history)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tracker.curve(self._curve, self._record.history)
