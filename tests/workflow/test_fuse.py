@@ -51,6 +51,14 @@ def test_the_tuned_weights_are_at_least_as_good_on_validation_as_any_input(fits)
     assert fits.validation.rsum(tuned) >= max(alone)
 
 
+def test_the_curves_of_variants_have_names_of_their_own(fits, monkeypatch):
+    named = []
+    monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", lambda *arguments: named.append(arguments[-1]))
+    for each in (fits, fits.variant("auto", TINY, fits.validation).variant("random-start", TINY, fits.validation)):
+        each.expert("hada", 3)
+    assert named == ["hada-stage-1/seed-3", "auto/random-start/hada-stage-1/seed-3"]
+
+
 def test_b2_is_as_large_as_asked(fits):
     narrow, wide, hada = (fits.fit(method) for method in ("B2 (concat-linear)", METHODS[3], "HADA stage 2"))
     sizes = [count_parameters(fuser.towers) for fuser in (narrow, wide, hada)]

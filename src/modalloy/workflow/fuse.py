@@ -210,7 +210,7 @@ class FusionFit:
         self.pretrained = config.pretrained and pretrained_fuser(config.pretrained, encoders, config.towers)
         self.encoders = list(encoders)
         self.config = config
-        self.folder = folder
+        self.folder = self._root = folder
         self.tracker = tracker
         self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
@@ -337,9 +337,10 @@ class FusionFit:
         return self._trained(fuser, training, f"{name}-stage-{stage}", f"{_LABELS[name]} stage {stage}", seed)
 
     def _trained(self, fuser: TowerFuser, training: FusionTraining, folder: str, label: str, seed: int) -> TowerFuser:
-        curve, training = f"{folder}/seed-{seed}", replace(training, seed=seed)
-        label = f"{label}, seed {seed}"
-        fit_fuser(fuser, training, self.train, self.validation, self.folder / curve, label, self.tracker, curve)
+        training, label = replace(training, seed=seed), f"{label}, seed {seed}"
+        place = self.folder / folder / f"seed-{seed}"
+        curve = place.relative_to(self._root).as_posix()
+        fit_fuser(fuser, training, self.train, self.validation, place, label, self.tracker, curve)
         return fuser
 
     def _weighed(self, fuser: TowerFuser) -> TowerFuser:
