@@ -9,10 +9,8 @@ from torch import distributed
 from toy_pairs import SPLITS, TRAINING, collection, features, new_fuser
 
 from modalloy.errors import ConfigError, ModalloyError
-from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training import fusion_module, processes
 from modalloy.training.batches import PairSampler, pair_loader, seed_epoch
-from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_module import FusionModule, PairFeatures
 from modalloy.training.trainer import fit
 
@@ -108,13 +106,6 @@ def test_each_process_draws_its_own_dropout():
             seed_epoch(*arguments)
             drawn.append(float(torch.rand(())))
     assert drawn[0] == drawn[1] and len(set(drawn)) == 3
-
-
-def test_a_batch_norm_is_refused_on_several_devices(paired, tmp_path):
-    fuser = new_fuser(paired, method="hada-original", original=OriginalHadaConfig(norm="batch"))
-    training = dataclasses.replace(TRAINING, devices=2)
-    with pytest.raises(ConfigError, match=r"BatchNorm.*set devices to 1"):
-        fit_fuser(fuser, training, paired.split("train"), paired.split("val"), tmp_path, "test")
 
 
 def test_a_batch_holds_a_pair_for_each_process():

@@ -93,6 +93,24 @@ def test_hada_as_its_authors_coded_it_can_be_chosen(load):
     assert (towers.original.norm, towers.original.own_edge) == ("batch", 0.9)
 
 
+@pytest.mark.parametrize("setting", ["chunk_size=4", "devices=2"])
+@pytest.mark.parametrize("place", ["first_stage", "second_stage", "experts"])
+def test_what_a_batch_norm_rules_out_is_refused_when_the_configuration_is_read(load, place, setting):
+    towers = {"method": "hada-original", "original": {"norm": "batch"}}
+    key, value = setting.split("=")
+    training = {key: int(value)}
+    expert = {"fusion.experts": [{"name": "old", "towers": towers, "training": training}]}
+    overrides = expert if place == "experts" else {"fusion.towers": towers, f"fusion.{place}": training}
+    named = "the expert 'old': training" if place == "experts" else f"fusion.{place}"
+    with pytest.raises(ConfigError, match=f"{named}.{setting} would change what a BatchNorm sees"):
+        load(MINIMAL, overrides)
+    if place != "experts":
+        load(MINIMAL, {f"fusion.{place}": training})
+        kept = ["mean of cosines", "validation-tuned weighted cosine", "B2 (concat-linear)"]
+        # Without HADA there is no BatchNorm.
+        load(MINIMAL, {**overrides, "fusion.methods": kept, "fusion.experts": [{"name": "new"}]})
+
+
 def test_hada_as_its_authors_coded_it_takes_two_inputs(load):
     three = MINIMAL + '  - {name: c, encoder: "hacan:c"}\n'
     assert len(load(three).inputs) == 3

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from modalloy.encoders.base import sha256_of_settings
-from modalloy.errors import CheckpointError, ConfigError, DataError
+from modalloy.errors import CheckpointError, DataError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
@@ -21,6 +21,7 @@ from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule, PairF
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import Tracker
 from modalloy.training.trainer import EarlyStopping, Metrics, fit
+from modalloy.training.whole_batches import check_whole_batches
 
 _log = logging.getLogger(__name__)
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
@@ -61,11 +62,10 @@ def fit_fuser(
         The metrics of each epoch, the start as epoch 0.
 
     Raises:
-        ConfigError: several devices for a fusion that has BatchNorm.
+        ConfigError: see `check_whole_batches`.
         CheckpointError: the finished fit or the checkpoint in `folder` is damaged.
     """
-    if training.devices > 1 and any(isinstance(module, nn.BatchNorm1d) for module in fuser.modules()):
-        raise ConfigError("a fusion with BatchNorm learns its statistics of whole batches: set devices to 1.")
+    check_whole_batches(fuser.config, training)
     fingerprint = _fingerprint(fuser, training, train, validation)
     history = _load_finished(fuser, folder, fingerprint)
     if history is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from modalloy.errors import ConfigError
 from modalloy.fusion import TowerConfig
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.whole_batches import check_whole_batches
 
 ALLOY = "alloy"
 
@@ -31,6 +32,7 @@ class ExpertConfig:
                 f"the expert {self.name!r} can't have towers.weighted_inputs or training.seed: the alloy weighs the "
                 "inputs, and the run's seeds are used."
             )
+        check_whole_batches(self.towers, self.training, f"the expert {self.name!r}: training")
         if self.towers.method == "concat-linear":
             defaults = TowerConfig()
             for name in ("graph", "layers", "edges", "token_dropout"):

@@ -30,6 +30,7 @@ from modalloy.fusion.simplex import Criterion
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import Tracker
+from modalloy.training.whole_batches import check_whole_batches
 from modalloy.workflow.experts import ALLOY, ExpertConfig, check_experts, expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.regime import Regime, detect_regime
@@ -133,6 +134,11 @@ class FusionConfig:
         missing = {*UNTRAINED, *([self.delivered] if self.delivered in METHODS else [])} - {*self.methods}
         if missing:
             raise ConfigError(f"methods must hold {sorted(missing)[0]!r}, which every table needs; add it.")
+        # The baselines have no BatchNorm.
+        if not {*self.methods} <= {*NEVER_PRETRAINED}:
+            check_whole_batches(self.towers, self.first_stage, "fusion.first_stage")
+        if "HADA stage 2" in self.methods:
+            check_whole_batches(self.towers, self.second_stage, "fusion.second_stage")
 
     @property
     def delivered(self) -> str:
