@@ -5,13 +5,14 @@ import os
 
 import pytest
 import torch
+from fit_process import SameDraws
 from torch import distributed
 from toy_pairs import SPLITS, TRAINING, collection, features, new_fuser
 
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.training import fusion_module, processes
 from modalloy.training.batches import PairSampler, pair_loader, seed_epoch
-from modalloy.training.fusion_module import FusionModule, PairFeatures
+from modalloy.training.fusion_module import PairFeatures
 from modalloy.training.trainer import fit
 
 
@@ -22,15 +23,21 @@ def paired(tmp_path_factory):
 
 
 def trained(paired, folder, devices: int, epochs: int, **changes):
-    """A second-stage module after some epochs with batches of 11, of which one process takes 6 and the other 5."""
+    """A second-stage module after some epochs with batches of 11, of which one process takes 6 and the other 5.
+
+    With two captions an image a batch has 10, and the third image's are parted.
+    """
     training = dataclasses.replace(TRAINING, batch_size=11, **changes)
     split = paired.split("train")
+    each = training.captions_per_image
+    every = dict(captions_per_image=each) if each > 1 else dict(all_captions=True)
     sampler = PairSampler(
-        paired.manifest.caption_image, caption_rows=split.caption_rows, batch_size=11, seed=0, all_captions=True
+        paired.manifest.caption_image, caption_rows=split.caption_rows, batch_size=11, seed=0, **every
     )
     fuser = new_fuser(paired, dropout=0.0, weighted_inputs=(1,))
-    module = FusionModule(fuser, training, training.steps_an_epoch(len(sampler)) * 2, paired.split("val"))
-    loader = pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families), sampler)
+    module = SameDraws(fuser, training, training.steps_an_epoch(len(sampler)) * 2, paired.split("val"))
+    pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, grouped=each > 1)
+    loader = pair_loader(pairs, sampler)
     options = dict(seed=0, description="", fingerprint="a" * 64, accelerator="cpu", devices=devices)
     changed = dict(accumulate=training.accumulate, gradient_clip=training.gradient_clip)
     history = fit(module, loader, folder, epochs=epochs, **changed, **options)
@@ -38,8 +45,15 @@ def trained(paired, folder, devices: int, epochs: int, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "gradient_clip": 1.0}])
-def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes):
+@pytest.mark.parametrize(
+    ("changes", "whole", "part"),
+    [
+        ({}, 11, 6),
+        ({"accumulate": 2, "gradient_clip": 1.0}, 11, 6),
+        ({"captions_per_image": 2, "averaged": True, "chunk_size": 2, "matching_negatives": "sampled"}, 10, 5),
+    ],
+)
+def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes, whole, part):
     parts, part_of = [], fusion_module.part_of
 
     def watched(count):
@@ -48,11 +62,11 @@ def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch
 
     monkeypatch.setattr(fusion_module, "part_of", watched)
     alone, history = trained(paired, tmp_path / "alone", 1, 2, **changes)
-    assert slice(0, 11) in parts and slice(0, 6) not in parts
+    assert slice(0, whole) in parts and slice(0, part) not in parts
     # Interrupted after an epoch, so that both processes go on from the checkpoint.
     trained(paired, tmp_path / "together", 2, 1, **changes)
     together, shared = trained(paired, tmp_path / "together", 2, 2, **changes)
-    assert slice(0, 6) in parts
+    assert slice(0, part) in parts
     assert not distributed.is_initialized()
     expected = alone.state_dict()
     for name, value in together.state_dict().items():
