@@ -59,6 +59,14 @@ SHORT_NAMES: dict[str, Method] = dict(
     zip(("mean", "tuned", "concat-linear", "concat-wide", "hada-1", "hada"), METHODS, strict=True)
 )
 
+# The trainings that a method is made of: their folder's name, and the last stage.
+_STAGES: dict[Method, tuple[str, int]] = {
+    "B2 (concat-linear)": ("concat-linear", 2),
+    "B2 (as many parameters as HADA)": ("concat-wide", 2),
+    "HADA stage 1": ("hada", 1),
+    "HADA stage 2": ("hada", 2),
+}
+
 # Of the towers, by the name of their folder.
 _LABELS = {"hada": "HADA", **{name: SHORT_NAMES[name] for name in ("concat-linear", "concat-wide")}}
 
@@ -144,6 +152,17 @@ class FusionConfig:
     def delivered(self) -> str:
         """The system that a run is searched with: the alloy if there is one, else HADA."""
         return ALLOY if any(each.in_alloy for each in self.experts) else "HADA stage 2"
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        """The folders of the trainings that the methods and the experts are made of.
+
+        >>> FusionConfig(methods=("mean of cosines", "validation-tuned weighted cosine", "HADA stage 2")).trainings
+        ('hada-stage-1', 'hada-stage-2')
+        """
+        stages = [_STAGES[method] for method in self.methods if method in _STAGES]
+        methods = [f"{name}-stage-{stage}" for name, last in stages for stage in range(1, last + 1)]
+        return tuple(dict.fromkeys([*methods, *(each.folder for each in self.experts)]))
 
     def check_inputs(self, names: Sequence[str]) -> None:
         """Refuses encoders that can't be fused, before anything is extracted.
