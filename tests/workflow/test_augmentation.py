@@ -32,11 +32,6 @@ def features(finished_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
-
-
-@pytest.fixture(scope="module")
 def collection(features, tiny_manifest):
     return Collection(tiny_manifest, features, TWICE)
 

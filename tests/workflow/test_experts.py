@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modalloy import Collection, fuse, load_encoder
+from modalloy import fuse
 from modalloy.errors import ConfigError
 from modalloy.fusion import Mixture, TowerConfig, choose_weights
 from modalloy.training.fusion_training import FusionTraining
@@ -17,16 +17,6 @@ LINEAR = ExpertConfig("linear", TowerConfig("concat-linear", read_summaries=True
 GRAPH = ExpertConfig("graph", TowerConfig(token_dim=8, heads=2), replace(TRAINING, averaged=True))
 BASELINE = ExpertConfig("B2", TowerConfig("concat-linear"), TRAINING, in_alloy=False)
 CONFIG = FusionConfig(methods=UNTRAINED, experts=(LINEAR, GRAPH, BASELINE))
-
-
-@pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
-
-
-@pytest.fixture(scope="module")
-def collection(finished_run, tiny_manifest):
-    return Collection(tiny_manifest, finished_run / "features")
 
 
 @pytest.fixture(scope="module")

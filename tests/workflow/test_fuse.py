@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from modalloy import Alloy, Collection, fuse, load_encoder
+from modalloy import Alloy, Collection, fuse
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import read_json
@@ -17,16 +17,6 @@ from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, Fus
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)
 TINY = FusionConfig(TowerConfig(token_dim=8, heads=2), TRAINING, TRAINING)
-
-
-@pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
-
-
-@pytest.fixture(scope="module")
-def collection(finished_run, tiny_manifest):
-    return Collection(tiny_manifest, finished_run / "features")
 
 
 @pytest.fixture(scope="module")
