@@ -21,7 +21,7 @@ from modalloy.evaluation import compare, rank_queries
 from modalloy.report import print_report
 from modalloy.threads import set_threads
 from modalloy.workflow.config import RunConfig, load_config
-from modalloy.workflow.fuse import MEAN, TUNED
+from modalloy.workflow.fusion_config import MEAN, TUNED
 from modalloy.workflow.run import Run
 
 ROOT = Path(__file__).parent.parent

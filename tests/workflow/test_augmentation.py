@@ -19,7 +19,8 @@ from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config, save_config
 from modalloy.workflow.doctor import examine
 from modalloy.workflow.features import ExtractConfig
-from modalloy.workflow.fuse import FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import FusionConfig
 from modalloy.workflow.run import Run
 
 TWICE = ExtractConfig(augmentations=2, augmentation=RandAugment(flip=False))

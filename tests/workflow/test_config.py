@@ -9,7 +9,7 @@ from modalloy.errors import ConfigError
 from modalloy.training.align import AlignConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
-from modalloy.workflow.fuse import SYSTEMS, FusionConfig
+from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
 
 MINIMAL = """
 collection: pictures

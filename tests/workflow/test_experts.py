@@ -10,7 +10,8 @@ from modalloy.errors import ConfigError
 from modalloy.fusion import Mixture, TowerConfig, choose_weights
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.experts import ALLOY, ExpertConfig, expert_systems
-from modalloy.workflow.fuse import METHODS, TUNED, UNTRAINED, FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import METHODS, TUNED, UNTRAINED, FusionConfig
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=0)
 LINEAR = ExpertConfig("linear", TowerConfig("concat-linear", read_summaries=True), TRAINING)

@@ -13,7 +13,8 @@ from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, choose_weights
 from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import TrackingConfig
-from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
+from modalloy.workflow.fuse import FusionFit, validation_split
+from modalloy.workflow.fusion_config import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)
 TINY = FusionConfig(TowerConfig(token_dim=8, heads=2), TRAINING, TRAINING)

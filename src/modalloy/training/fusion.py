@@ -17,10 +17,11 @@ from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairSampler, pair_loader
+from modalloy.training.early_stopping import EarlyStopping, Metrics
 from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule, PairFeatures
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import Tracker
-from modalloy.training.trainer import EarlyStopping, Metrics, fit
+from modalloy.training.trainer import fit
 from modalloy.training.whole_batches import check_whole_batches
 
 _log = logging.getLogger(__name__)
