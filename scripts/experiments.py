@@ -25,7 +25,8 @@ from modalloy.report import print_report
 from modalloy.threads import set_threads
 from modalloy.workflow.config import load_config
 from modalloy.workflow.experts import ALLOY
-from modalloy.workflow.fuse import MEAN, TUNED, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import MEAN, TUNED
 from modalloy.workflow.run import Run
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modalloy.workflow.align import align_backbones
     from modalloy.workflow.evaluate import evaluate
     from modalloy.workflow.features import Collection
-    from modalloy.workflow.fuse import FusionConfig
+    from modalloy.workflow.fusion_config import FusionConfig
     from modalloy.workflow.make_alloy import fuse
 
 # The public names and where they live; loaded on first use, since PyTorch takes seconds to import.
@@ -25,7 +25,7 @@ _PUBLIC = {
     "Alloy": "modalloy.fusion",
     "Collection": "modalloy.workflow.features",
     "Encoder": "modalloy.encoders",
-    "FusionConfig": "modalloy.workflow.fuse",
+    "FusionConfig": "modalloy.workflow.fusion_config",
     "Manifest": "modalloy.data",
     "ModalloyError": "modalloy.errors",
     "Searcher": "modalloy.search",

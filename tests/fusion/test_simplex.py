@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from modalloy.evaluation import EmbeddingScores, WeightedScores, metrics, rank_queries
 from modalloy.fusion.learned_weights import learn_weights
 from modalloy.fusion.part_scores import PartScores
-from modalloy.fusion.simplex import best_weights, choose_weights, simplex_grid
+from modalloy.fusion.simplex import best_weights, choose_weights
 
 
 def toy(seed: int, parts: int, images: int = 30):
@@ -33,20 +33,17 @@ def rsum(scores, caption_image, weights) -> float:
     return metrics(rank_queries(WeightedScores(scores, weights), caption_image)).rsum
 
 
-@given(inputs=st.integers(1, 4), steps=st.integers(1, 6))
-def test_the_grid_holds_each_weighting_once_the_even_ones_first(inputs, steps):
-    grid = simplex_grid(inputs, steps)
-    everything = {counts for counts in itertools.product(range(steps + 1), repeat=inputs) if sum(counts) == steps}
-    assert {tuple(round(weight * steps) for weight in weights) for weights in grid} == everything
-    assert len(grid) == len(everything)
-    assert [max(weights) for weights in grid] == sorted(max(weights) for weights in grid)
+def whole_grid(parts: int, steps: int) -> list[tuple[float, ...]]:
+    """All weights in multiples of 1/`steps` that sum to 1, the even ones first."""
+    counts = [each for each in itertools.product(range(steps + 1), repeat=parts) if sum(each) == steps]
+    return [tuple(count / steps for count in each) for each in sorted(counts, key=lambda each: (max(each), each))]
 
 
 @given(parts=st.integers(1, 3), steps=st.integers(1, 5), seed=st.integers(0, 2**16))
 @settings(max_examples=10)
 def test_few_parts_get_the_very_weights_of_the_whole_grid(parts, steps, seed):
     scores, caption_image = toy(seed, parts, images=12)
-    first_best = max(simplex_grid(parts, steps), key=lambda weights: rsum(scores, caption_image, weights))
+    first_best = max(whole_grid(parts, steps), key=lambda weights: rsum(scores, caption_image, weights))
     assert best_weights(PartScores(scores, caption_image), steps) == first_best
 
 
@@ -55,7 +52,7 @@ def test_four_parts_reach_nearly_the_best_of_the_whole_grid(seed):
     scores, caption_image = toy(seed, 4, images=20)
     parts = PartScores(scores, caption_image)
     found = best_weights(parts, steps=8)
-    best = max(map(parts.rsum, simplex_grid(4, 8)))
+    best = max(map(parts.rsum, whole_grid(4, 8)))
     # One hit among the 20 images or the 40 captions is 5 or 2.5 points.
     assert best - 5 < parts.rsum(found) <= best
     assert sum(found) == pytest.approx(1) and min(found) >= 0
@@ -80,6 +77,14 @@ def test_eight_parts_take_few_evaluations(monkeypatch):
 def test_equal_parts_are_weighed_as_evenly_as_can_be():
     scores, caption_image = toy(0, 1)
     assert max(best_weights(PartScores(scores * 5, caption_image), steps=10)) == pytest.approx(0.2)
+
+
+def test_a_useless_part_gets_no_weight():
+    generator = torch.Generator().manual_seed(0)
+    bad = [normalize(torch.randn(20, 2, generator=generator), dim=-1) for _ in range(2)]
+    # However small the good one's similarities are.
+    scores = [EmbeddingScores(torch.eye(20), 0.05 * torch.eye(20)), EmbeddingScores(*bad)]
+    assert best_weights(PartScores(scores, torch.arange(20)), steps=10) == (1.0, 0.0)
 
 
 def test_a_criterion_is_chosen_by_name():

@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from modalloy.errors import ConfigError, DataError
 from modalloy.fusion import InputShape, TowerConfig, TowerFuser, count_parameters, hidden_of_equal_size
+from modalloy.fusion.original_hada import OriginalHadaConfig
 
 SHAPES = [InputShape(3, 5, 6), InputShape(4, 7, 8), InputShape(2, 6, 3), InputShape(5, 3, 4)]
 SMALL = TowerConfig(token_dim=4, heads=2, dropout=0.0)
@@ -28,6 +30,14 @@ def randomised(fuser: TowerFuser) -> TowerFuser:
     for parameter in (*fuser.towers.parameters(), *fuser.matching.parameters()):
         nn.init.normal_(parameter, std=0.4)
     return fuser
+
+
+@pytest.mark.parametrize("method", [*METHODS, "hada-original"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_configuration_knows_whether_its_layers_have_batch_norm(method, norm):
+    config = dataclasses.replace(SMALL, method=method, original=OriginalHadaConfig(norm=norm))
+    found = [isinstance(each, _BatchNorm) for each in TowerFuser(config, SHAPES[:2]).modules()]
+    assert config.batch_norm == any(found) == ((method, norm) == ("hada-original", "batch"))
 
 
 @pytest.mark.parametrize("method", METHODS)

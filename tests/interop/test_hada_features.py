@@ -22,7 +22,7 @@ from modalloy.search import GALLERY, Searcher
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config
 from modalloy.workflow.features import ExtractConfig
-from modalloy.workflow.fuse import FusionConfig
+from modalloy.workflow.fusion_config import FusionConfig
 from modalloy.workflow.run import Run
 
 TRAINING = FusionTraining(epochs=1, batch_size=4, queue_size=16)

@@ -54,7 +54,8 @@ def test_an_ablation_compares_the_experts_on_the_validation_part_alone(
     asked = []
     monkeypatch.setattr(PairedFeatures, "split", lambda self, *names: asked.extend(names) or split(self, *names))
     experiments.main(["ablations", str(tmp_path / "config.yaml"), "--json"])
-    alone, mixed = ([*json.loads(line).values()][0] for line in capsys.readouterr().out.strip().splitlines()[-2:])
+    printed = capsys.readouterr().out.strip().splitlines()[-2:]
+    alone, mixed = (next(iter(json.loads(line).values())) for line in printed)
     for result in (alone, mixed):
         assert "tune" in result and "test" not in asked
         assert {"plain", "summaries"} <= set(result["systems"])

@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modalloy.errors import ConfigError
 from modalloy.fusion import EncoderFeatures, InputShape, SplitFeatures, TowerConfig, TowerFuser
-from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training.chunks import encode_in_chunks
 from modalloy.training.fusion_module import FusionModule
 from modalloy.training.fusion_training import FusionTraining
@@ -145,10 +143,3 @@ def test_chunks_hold_the_items_in_order_and_copy_nothing():
     assert [len(chunk[0].embedding) for chunk in seen] == [2, 2, 1]
     assert seen[1][0].tokens.data_ptr() == features[0].tokens[2:].data_ptr()
     assert torch.equal(seen[1][0].mask, features[0].mask[2:4])
-
-
-def test_a_batch_norm_is_refused():
-    fuser = TowerFuser(TowerConfig(method="hada-original", original=OriginalHadaConfig(norm="batch")), SHAPES)
-    FusionModule(fuser, FusionTraining(queue_size=0), 10, UNUSED)
-    with pytest.raises(ConfigError, match="chunk_size=4 would change what a BatchNorm sees; leave chunk_size out"):
-        FusionModule(fuser, FusionTraining(queue_size=0, chunk_size=4), 10, UNUSED)

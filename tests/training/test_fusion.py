@@ -538,9 +538,8 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(paired, whole, tmp_path, m
 
 
 def test_an_interrupted_fit_with_every_option_goes_on_and_ends_the_same(paired, tmp_path, monkeypatch):
-    training = dataclasses.replace(
-        TRAINING, image_to_text_share=0.3, matching_weight=0.5, matching_negatives="sampled", chunk_size=5
-    )
+    changes = dict(matching_negatives="sampled", chunk_size=5, captions_per_image=2, averaged=True)
+    training = dataclasses.replace(TRAINING, image_to_text_share=0.3, matching_weight=0.5, **changes)
     expected = fit(paired, tmp_path / "whole", training=training)
     with interrupted_in(1, monkeypatch):
         fit(paired, tmp_path / "resumed", training=training)

@@ -17,7 +17,11 @@ from toy_pairs import SPLITS, TRAINING, collection, features
 EPOCHS, STEPS_AN_EPOCH, KILLS = 6, 8, 6
 SETTINGS = {
     "plain": {},
-    "everything": {"accumulate": 3, "precision": "bf16", "gradient_clip": 1.0, "schedule": "restarts", "warmup": 0.1},
+    "everything": {
+        **{"accumulate": 3, "precision": "bf16", "gradient_clip": 1.0, "schedule": "restarts", "warmup": 0.1},
+        **{"captions_per_image": 2, "batch_size": 12, "averaged": True, "chunk_size": 5},
+        "matching_negatives": "sampled",
+    },
 }
 
 
@@ -51,7 +55,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path, monkeypatch
     manifest = collection(tmp_path / "pictures", SPLITS)
     features(manifest, tmp_path / "features")
     manifest.save(tmp_path / "manifest.jsonl")
-    training = dataclasses.replace(TRAINING, epochs=EPOCHS, patience=EPOCHS, batch_size=6, **SETTINGS[name])
+    training = dataclasses.replace(TRAINING, epochs=EPOCHS, patience=EPOCHS, **{"batch_size": 6, **SETTINGS[name]})
     # Processes forked of one that has imported everything start at once; it knows this process's path by the
     # environment alone.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))

@@ -5,16 +5,14 @@ import os
 
 import pytest
 import torch
+from fit_process import SameDraws
 from torch import distributed
 from toy_pairs import SPLITS, TRAINING, collection, features, new_fuser
 
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.fusion import ScoreFusion, input_shapes
-from modalloy.fusion.original_hada import OriginalHadaConfig
 from modalloy.training import pair_features, processes
 from modalloy.training.batches import PairSampler, pair_loader, seed_epoch
-from modalloy.training.fusion import fit_fuser
-from modalloy.training.fusion_module import FusionModule
 from modalloy.training.pair_features import PairFeatures
 from modalloy.training.teacher import TeacherVectors
 from modalloy.training.trainer import fit
@@ -27,15 +25,22 @@ def paired(tmp_path_factory):
 
 
 def trained(paired, folder, devices: int, epochs: int, teacher=None, **changes):
-    """A second-stage module after some epochs with batches of 11, of which one process takes 6 and the other 5."""
+    """A second-stage module after some epochs with batches of 11, of which one process takes 6 and the other 5.
+
+    With two captions an image a batch has 10, and the third image's are parted.
+    """
     training = dataclasses.replace(TRAINING, batch_size=11, **changes)
     split = paired.split("train")
+    each = training.captions_per_image
+    every = dict(captions_per_image=each) if each > 1 else dict(all_captions=True)
     sampler = PairSampler(
-        paired.manifest.caption_image, caption_rows=split.caption_rows, batch_size=11, seed=0, all_captions=True
+        paired.manifest.caption_image, caption_rows=split.caption_rows, batch_size=11, seed=0, **every
     )
     fuser = new_fuser(paired, dropout=0.0, weighted_inputs=(1,))
-    module = FusionModule(fuser, training, training.steps_an_epoch(len(sampler)) * 2, paired.split("val"))
-    loader = pair_loader(PairFeatures(paired.image, paired.text, paired.manifest.families, teacher=teacher), sampler)
+    module = SameDraws(fuser, training, training.steps_an_epoch(len(sampler)) * 2, paired.split("val"))
+    families = paired.manifest.families
+    pairs = PairFeatures(paired.image, paired.text, families, grouped=each > 1, teacher=teacher)
+    loader = pair_loader(pairs, sampler)
     options = dict(seed=0, description="", fingerprint="a" * 64, accelerator="cpu", devices=devices)
     changed = dict(accumulate=training.accumulate, gradient_clip=training.gradient_clip)
     history = fit(module, loader, folder, epochs=epochs, **changed, **options)
@@ -44,10 +49,15 @@ def trained(paired, folder, devices: int, epochs: int, teacher=None, **changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("changes", "teach"),
-    [({}, False), ({"accumulate": 2, "gradient_clip": 1.0}, False), ({"decorrelation": 0.5, "prefixes": (3,)}, True)],
+    ("changes", "teach", "whole", "part"),
+    [
+        ({}, False, 11, 6),
+        ({"accumulate": 2, "gradient_clip": 1.0}, False, 11, 6),
+        ({"captions_per_image": 2, "averaged": True, "chunk_size": 2, "matching_negatives": "sampled"}, False, 10, 5),
+        ({"decorrelation": 0.5, "prefixes": (3,)}, True, 11, 6),
+    ],
 )
-def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes, teach):
+def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes, teach, whole, part):
     if teach:
         teacher = ScoreFusion([0.3, 0.7], input_shapes(paired.image, paired.text))
         changes = {**changes, "teacher": TeacherVectors.of(teacher, paired.split("train"))}
@@ -59,11 +69,11 @@ def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch
 
     monkeypatch.setattr(pair_features, "part_of", watched)
     alone, history = trained(paired, tmp_path / "alone", 1, 2, **changes)
-    assert slice(0, 11) in parts and slice(0, 6) not in parts
+    assert slice(0, whole) in parts and slice(0, part) not in parts
     # Interrupted after an epoch, so that both processes go on from the checkpoint.
     trained(paired, tmp_path / "together", 2, 1, **changes)
     together, shared = trained(paired, tmp_path / "together", 2, 2, **changes)
-    assert slice(0, 6) in parts
+    assert slice(0, part) in parts
     assert not distributed.is_initialized()
     expected = alone.state_dict()
     for name, value in together.state_dict().items():
@@ -117,13 +127,6 @@ def test_each_process_draws_its_own_dropout():
             seed_epoch(*arguments)
             drawn.append(float(torch.rand(())))
     assert drawn[0] == drawn[1] and len(set(drawn)) == 3
-
-
-def test_a_batch_norm_is_refused_on_several_devices(paired, tmp_path):
-    fuser = new_fuser(paired, method="hada-original", original=OriginalHadaConfig(norm="batch"))
-    training = dataclasses.replace(TRAINING, devices=2)
-    with pytest.raises(ConfigError, match=r"BatchNorm.*set devices to 1"):
-        fit_fuser(fuser, training, paired.split("train"), paired.split("val"), tmp_path, "test")
 
 
 def test_a_batch_holds_a_pair_for_each_process():

@@ -138,6 +138,15 @@ def test_an_interrupted_run_goes_on_in_the_same_tracked_run(folder, config, agai
     assert_all_is_there(folder, config.tracker)
 
 
+def test_epochs_that_are_given_again_are_kept_once(folder, config):
+    with tracked(config, folder, "run", PARAMETERS) as tracker:
+        for epochs in (1, 3, 3):
+            tracker.curve(CURVE, HISTORY[:epochs])
+        tracker.parameters({"fingerprints": {"collection": "c" * 64}})
+        tracker.report(REPORT, [])
+    assert_all_is_there(folder, config.tracker)
+
+
 def test_mlflow_keeps_the_report_itself_and_how_the_run_ended(folder):
     config = TrackingConfig("mlflow")
     with pytest.raises(KeyboardInterrupt):
@@ -165,7 +174,7 @@ def test_other_parameters_or_a_lost_run_begin_a_new_one(folder):
 def test_a_tracker_that_fails_halfway_is_given_up_with_one_warning(folder, config, monkeypatch, caplog):
     with tracked(config, folder, "run", PARAMETERS) as tracker:
         tracker.curve(CURVE, HISTORY[:1])
-        logger = type(tracker._backend.logger(CURVE))
+        logger = type(tracker._store.logger(CURVE))
         asked = []
         monkeypatch.setattr(
             logger, "log_metrics", lambda *_, **__: (asked.append(1), (_ for _ in ()).throw(OSError("store\nis gone")))
@@ -183,7 +192,7 @@ def test_a_store_that_becomes_read_only_is_given_up(folder, caplog):
         tracker.curve(CURVE, HISTORY[:1])
         (folder / "tracking/mlflow.db").unlink()
         (folder / "tracking/mlflow.db").mkdir()
-        tracker._backend._logger._mlflow_client._tracking_client.store.engine.dispose()
+        tracker._store._logger._mlflow_client._tracking_client.store.engine.dispose()
         tracker.curve(CURVE, HISTORY[:2])
     assert "tracking has failed and stops" in caplog.text
 

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.training.batches import PairSampler, pair_loader
+from modalloy.training.early_stopping import EarlyStopping
 from modalloy.training.schedules import cosine, per_step
-from modalloy.training.trainer import EarlyStopping, fit
+from modalloy.training.trainer import fit
 
 FINGERPRINT = "a" * 64
 

@@ -19,7 +19,8 @@ from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config, save_config
 from modalloy.workflow.doctor import examine
 from modalloy.workflow.features import ExtractConfig
-from modalloy.workflow.fuse import FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import FusionConfig
 from modalloy.workflow.run import Run
 
 TWICE = ExtractConfig(augmentations=2, augmentation=RandAugment(flip=False))
@@ -29,11 +30,6 @@ TWICE = ExtractConfig(augmentations=2, augmentation=RandAugment(flip=False))
 def features(finished_run, tmp_path_factory):
     """A copy of a run's features, to which those of augmented copies are added."""
     return shutil.copytree(finished_run / "features", tmp_path_factory.mktemp("augmented") / "features")
-
-
-@pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
 
 
 @pytest.fixture(scope="module")

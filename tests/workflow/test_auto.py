@@ -18,7 +18,8 @@ from modalloy.workflow import auto
 from modalloy.workflow import fuse as workflow_fuse
 from modalloy.workflow.auto import MIXTURE, choose, settings_of
 from modalloy.workflow.choice import SMALLEST_HALF
-from modalloy.workflow.fuse import FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import FusionConfig
 
 TUNED = "validation-tuned weighted cosine"
 TRAINING = FusionTraining(

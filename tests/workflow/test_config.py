@@ -9,7 +9,7 @@ from modalloy.errors import ConfigError
 from modalloy.training.align import AlignConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
-from modalloy.workflow.fuse import SYSTEMS, FusionConfig
+from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
 
 MINIMAL = """
 collection: pictures
@@ -91,6 +91,24 @@ def test_hada_as_its_authors_coded_it_can_be_chosen(load):
     towers = load(MINIMAL, overrides).fusion.towers
     assert towers == replace(load(MINIMAL).fusion.towers, method="hada-original", original=towers.original)
     assert (towers.original.norm, towers.original.own_edge) == ("batch", 0.9)
+
+
+@pytest.mark.parametrize("setting", ["chunk_size=4", "devices=2"])
+@pytest.mark.parametrize("place", ["first_stage", "second_stage", "experts"])
+def test_what_a_batch_norm_rules_out_is_refused_when_the_configuration_is_read(load, place, setting):
+    towers = {"method": "hada-original", "original": {"norm": "batch"}}
+    key, value = setting.split("=")
+    training = {key: int(value)}
+    expert = {"fusion.experts": [{"name": "old", "towers": towers, "training": training}]}
+    overrides = expert if place == "experts" else {"fusion.towers": towers, f"fusion.{place}": training}
+    named = "the expert 'old': training" if place == "experts" else f"fusion.{place}"
+    with pytest.raises(ConfigError, match=f"{named}.{setting} would change what a BatchNorm sees"):
+        load(MINIMAL, overrides)
+    if place != "experts":
+        load(MINIMAL, {f"fusion.{place}": training})
+        kept = ["mean of cosines", "validation-tuned weighted cosine", "B2 (concat-linear)"]
+        # Without HADA there is no BatchNorm.
+        load(MINIMAL, {**overrides, "fusion.methods": kept, "fusion.experts": [{"name": "new"}]})
 
 
 def test_hada_as_its_authors_coded_it_takes_two_inputs(load):
@@ -272,15 +290,15 @@ fusion:
     assert [each.towers.dropout for each in changed.fusion.experts] == [0.1, 0.5]
 
 
-def test_an_expert_may_have_prefixes_decorrelation_and_a_teacher(load):
+def test_an_expert_may_have_prefixes_decorrelation_and_teachers(load):
     text = MINIMAL + (
         "fusion: {experts: [{name: graph, training: {decorrelation: 0.5, prefixes: [64, 128]}},"
-        " {name: short, towers: {method: concat-linear, output_dim: 256, start: random}, teacher: alloy,"
+        " {name: short, towers: {method: concat-linear, output_dim: 256, start: random}, teachers: [graph],"
         " in_alloy: false, training: {teacher_temperature: 0.05}}]}"
     )
     graph, short = load(text).fusion.experts
-    assert (graph.training.decorrelation, graph.training.prefixes, graph.teacher) == (0.5, (64, 128), None)
-    assert (short.teacher, short.training.teacher_temperature) == ("alloy", 0.05)
+    assert (graph.training.decorrelation, graph.training.prefixes, graph.teachers) == (0.5, (64, 128), ())
+    assert (short.teachers, short.training.teacher_temperature) == (("graph",), 0.05)
 
 
 @pytest.mark.parametrize("name", ["a", "alloy", "HADA stage 1", "B2 with the inputs"])

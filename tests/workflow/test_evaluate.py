@@ -3,16 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from modalloy import Alloy, Collection, evaluate, load_encoder
+from modalloy import Alloy, Collection, evaluate
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import read_json
 from modalloy.report.table import systems_table
-
-
-@pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modalloy import Collection, fuse, load_encoder
+from modalloy import fuse
 from modalloy.errors import ConfigError
 from modalloy.fusion import Mixture, TowerConfig, choose_weights
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.experts import ALLOY, ExpertConfig, expert_systems
-from modalloy.workflow.fuse import METHODS, TUNED, UNTRAINED, FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import METHODS, TUNED, UNTRAINED, FusionConfig
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=0)
 LINEAR = ExpertConfig("linear", TowerConfig("concat-linear", read_summaries=True), TRAINING)
@@ -22,23 +23,13 @@ SHORT = ExpertConfig(
     TowerConfig("concat-linear", output_dim=5, start="random"),
     replace(TRAINING, prefixes=(2,), decorrelation=0.1, teacher_temperature=0.1),
     in_alloy=False,
-    teacher="alloy",
+    teachers=("linear", "graph"),
 )
 CONFIG = FusionConfig(methods=UNTRAINED, experts=(LINEAR, GRAPH, BASELINE, SHORT))
 
 
 def with_experts(*experts: ExpertConfig) -> FusionConfig:
     return replace(CONFIG, experts=experts)
-
-
-@pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
-
-
-@pytest.fixture(scope="module")
-def collection(finished_run, tiny_manifest):
-    return Collection(tiny_manifest, finished_run / "features")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +68,7 @@ def test_a_mixture_weighs_its_experts_and_all_inputs_by_validation(fits, method,
     torch.testing.assert_close(found, expected / sum(weights), rtol=1e-4, atol=1e-5)
 
 
-def test_an_expert_is_taught_by_the_alloy_or_by_another_expert(fits, monkeypatch):
+def test_an_expert_is_taught_by_the_mixture_of_its_teachers_with_the_inputs(fits, monkeypatch):
     given = []
 
     def watched(fuser, *arguments):
@@ -85,17 +76,14 @@ def test_an_expert_is_taught_by_the_alloy_or_by_another_expert(fits, monkeypatch
         return fit_fuser(fuser, *arguments)
 
     monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", watched)
-    alloy, linear = fits.fit(ALLOY), fits.fit_expert(LINEAR)
+    # The alloy is the mixture of the same experts.
+    expected = fits.fit(ALLOY).state_dict()
     given.clear()
-    mixture = fits.fit("short with the inputs")
-    assert given == [alloy] and isinstance(mixture, Mixture)
-    short = fits.fit_expert(SHORT)
-    assert short.dim == 5
-    given.clear()
-    fits.fit_expert(replace(SHORT, name="other", teacher="linear"))
-    assert given[0] is None  # The teacher, which has none.
-    expected = linear.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in given[1].state_dict().items())
+    assert fits.fit_expert(SHORT).dim == 5
+    *of_teachers, teacher = given
+    assert of_teachers == [None, None]
+    assert isinstance(teacher, Mixture) and teacher.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in teacher.state_dict().items())
 
 
 def test_a_prefix_that_the_fused_vector_lacks_is_refused_before_anything_is_fitted(encoders, collection, tmp_path):
@@ -121,16 +109,11 @@ def test_the_tuned_cosine_is_tuned_by_rsum_whatever_the_criterion(encoders, coll
         (lambda: ExpertConfig("a", training=FusionTraining(seed=1)), "can't have .* training.seed"),
         (lambda: ExpertConfig("a", TowerConfig("concat-linear", layers=2)), "no graph that towers.layers could change"),
         (lambda: replace(CONFIG, experts=(LINEAR, replace(GRAPH, name="Linear"))), "two experts are called 'linear'"),
-        (
-            lambda: with_experts(LINEAR, replace(SHORT, in_alloy=True)),
-            "'short' learns of the alloy, by the teacher 'alloy', so the alloy can't mix it",
-        ),
-        (lambda: with_experts(LINEAR, SHORT, replace(GRAPH, teacher="short")), "'graph' learns of the alloy, by the"),
-        (lambda: with_experts(BASELINE, SHORT), "teacher is 'alloy', but no expert is in the alloy"),
-        (lambda: with_experts(replace(LINEAR, teacher="graph"), GRAPH), "stands before it, one of alloy; got 'graph'"),
-        (lambda: with_experts(replace(LINEAR, teacher="linear")), "stands before it, one of alloy; got 'linear'"),
+        (lambda: with_experts(replace(LINEAR, teachers=("graph",)), GRAPH), r"before it \(there is none\), got graph"),
+        (lambda: with_experts(LINEAR, replace(GRAPH, teachers=("graph",))), r"before it \(linear\), got graph"),
+        (lambda: with_experts(LINEAR, replace(GRAPH, teachers=("linear", "linear"))), "got linear, linear"),
         (lambda: replace(SHORT, training=replace(TRAINING, distillation=0.0)), "a teacher teaches nothing where dist"),
-        (lambda: replace(SHORT, teacher=None), "there is no teacher for teacher_temperature=0.1"),
+        (lambda: replace(SHORT, teachers=()), "there is no teacher for teacher_temperature=0.1"),
         (lambda: replace(CONFIG, methods=METHODS[1:]), "methods must hold 'mean of cosines'"),
         (lambda: replace(CONFIG, methods=UNTRAINED, experts=()), "methods must hold 'HADA stage 2'"),
         (lambda: replace(CONFIG, methods=(*METHODS, METHODS[0])), "methods must be different ones of"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from modalloy import Alloy, Collection, fuse, load_encoder
+from modalloy import Alloy, Collection, fuse
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import read_json
@@ -13,20 +13,11 @@ from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, choose_weights
 from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import TrackingConfig
-from modalloy.workflow.fuse import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig, FusionFit, validation_split
+from modalloy.workflow.fuse import FusionFit, validation_split
+from modalloy.workflow.fusion_config import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)
 TINY = FusionConfig(TowerConfig(token_dim=8, heads=2), TRAINING, TRAINING)
-
-
-@pytest.fixture(scope="module")
-def encoders(finished_run):
-    return [load_encoder(f"hacan:{finished_run / 'inputs' / number}") for number in "12"]
-
-
-@pytest.fixture(scope="module")
-def collection(finished_run, tiny_manifest):
-    return Collection(tiny_manifest, finished_run / "features")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +40,14 @@ def test_the_tuned_weights_are_at_least_as_good_on_validation_as_any_input(fits)
         fits.validation.rsum(ScoreFusion(weights, fits.shapes)) for weights in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0])
     ]
     assert fits.validation.rsum(tuned) >= max(alone)
+
+
+def test_the_curves_of_variants_have_names_of_their_own(fits, monkeypatch):
+    named = []
+    monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", lambda *arguments: named.append(arguments[-1]))
+    for each in (fits, fits.variant("auto", TINY, fits.validation).variant("random-start", TINY, fits.validation)):
+        each.expert("hada", 3)
+    assert named == ["hada-stage-1/seed-3", "auto/random-start/hada-stage-1/seed-3"]
 
 
 def test_b2_is_as_large_as_asked(fits):

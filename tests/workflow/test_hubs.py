@@ -12,7 +12,8 @@ from modalloy.fusion import Mixture
 from modalloy.workflow import hubs
 from modalloy.workflow.config import load_config
 from modalloy.workflow.experts import ALLOY
-from modalloy.workflow.fuse import TUNED, FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import TUNED, FusionConfig
 from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.run import Run
 

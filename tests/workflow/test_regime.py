@@ -10,7 +10,8 @@ from toy_encoders import Toy, toy_pairs
 from modalloy.errors import ConfigError
 from modalloy.fusion import TowerConfig
 from modalloy.fusion.subset import subset
-from modalloy.workflow.fuse import FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import FusionConfig
 from modalloy.workflow.regime import Regime, _sample, detect_regime
 
 TRAIN = 60

@@ -1,4 +1,6 @@
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch
 from modalloy.files import read_json
 from modalloy.fusion import ScoreFusion
 from modalloy.workflow import report as gathering
+from modalloy.workflow.experts import ExpertConfig
 from modalloy.workflow.run import Delivered, Run
 
 
@@ -42,6 +45,16 @@ def test_every_fit_has_its_curve(run):
     ]
     assert sorted(curves) == sorted([*(each.name for each in run.config.inputs), *fits])
     assert [row["epoch"] for row in curves["hada-stage-1, seed-0"]] == [0, 1, 2]
+
+
+def test_fits_of_systems_that_the_run_no_longer_has_are_not_shown(run_copy):
+    kept = ("mean of cosines", "validation-tuned weighted cosine", "HADA stage 1")
+    for name in ("expert-old", "expert-new"):
+        shutil.copytree(run_copy / "fits/hada-stage-1", run_copy / "fits" / name)
+    config = Run.open(run_copy).config
+    fusion = replace(config.fusion, methods=kept, experts=(ExpertConfig("new"),))
+    curves = gathering._training(Run(replace(config, fusion=fusion, seeds=(1,))))
+    assert list(curves) == [*(each.name for each in config.inputs), "expert-new, seed-1", "hada-stage-1, seed-1"]
 
 
 def test_examples_name_the_true_picture_and_what_each_system_finds(run, results):

@@ -21,7 +21,7 @@ class Fuse(Verb):
         """See `Verb`."""
         from modalloy.training.tracking import TrackingConfig
         from modalloy.workflow.experts import ALLOY
-        from modalloy.workflow.fuse import SHORT_NAMES, FusionConfig
+        from modalloy.workflow.fusion_config import SHORT_NAMES, FusionConfig
         from modalloy.workflow.make_alloy import AUTO
 
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
@@ -39,7 +39,7 @@ class Fuse(Verb):
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
         from modalloy.encoders import load_encoder
-        from modalloy.workflow.fuse import SHORT_NAMES
+        from modalloy.workflow.fusion_config import SHORT_NAMES
         from modalloy.workflow.make_alloy import fuse_with_findings
 
         fused = fuse_with_findings(

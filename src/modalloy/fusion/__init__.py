@@ -7,7 +7,7 @@ from modalloy.fusion.inputs import EncoderFeatures, InputShape
 from modalloy.fusion.mixture import Mixture
 from modalloy.fusion.paired_features import PairedFeatures, SplitFeatures
 from modalloy.fusion.rotation import Rotated, principal_rotation, truncate
-from modalloy.fusion.score_fusion import ScoreFusion, tune_weights
+from modalloy.fusion.score_fusion import ScoreFusion
 from modalloy.fusion.simplex import choose_weights
 from modalloy.fusion.towers import TowerConfig, TowerFuser, count_parameters, hidden_of_equal_size
 
@@ -30,5 +30,4 @@ __all__ = [
     "input_shapes",
     "principal_rotation",
     "truncate",
-    "tune_weights",
 ]

@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
-from modalloy.evaluation import EmbeddingScores
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
-from modalloy.fusion.part_scores import PartScores
 from modalloy.fusion.similarity import check_weights, fold
-from modalloy.fusion.simplex import STEPS, best_weights
 
 
 class ScoreFusion(Fuser):
@@ -48,23 +45,3 @@ class ScoreFusion(Fuser):
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         check_inputs(inputs, self.shapes, modality)
         return fold([features.known_embedding for features in inputs], self.weights)
-
-
-def tune_weights(
-    image_embeddings: Sequence[Float[Tensor, "images _"]],
-    text_embeddings: Sequence[Float[Tensor, "captions _"]],
-    caption_image: Int[Tensor, " captions"],
-    steps: int = STEPS,
-) -> tuple[float, ...]:
-    """The weights of the inputs' cosines with the best RSum on the given (validation) items.
-
-    See `best_weights`; among equals the more even weights win.
-
-    Args:
-        image_embeddings: unit-norm image embeddings, one matrix per encoder.
-        text_embeddings: unit-norm caption embeddings, one matrix per encoder.
-        caption_image: the row of each caption's image.
-        steps: fineness of the weights, which are multiples of 1/`steps`.
-    """
-    scores = [EmbeddingScores(image, text) for image, text in zip(image_embeddings, text_embeddings, strict=True)]
-    return best_weights(PartScores(scores, caption_image), steps)

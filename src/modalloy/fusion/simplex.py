@@ -21,15 +21,6 @@ _Counts = tuple[int, ...]
 _Key = Callable[[_Counts], tuple[float, int, _Counts]]
 
 
-def simplex_grid(inputs: int, steps: int) -> list[tuple[float, ...]]:
-    """All weights in multiples of 1/`steps` that sum to 1, the even ones first among equals.
-
-    >>> simplex_grid(2, 2)
-    [(0.5, 0.5), (0.0, 1.0), (1.0, 0.0)]
-    """
-    return [tuple(count / steps for count in counts) for counts in _grid(inputs, steps)]
-
-
 def choose_weights(
     scores: Sequence[ScoreFunction], caption_image: Int[Tensor, " captions"], criterion: Criterion = "rsum"
 ) -> tuple[float, ...]:

@@ -122,6 +122,11 @@ class TowerConfig:
                 "say start='random'."
             )
 
+    @property
+    def batch_norm(self) -> bool:
+        """Whether the layers have BatchNorm, by which an item's vector depends on its batch in training."""
+        return self.method == "hada-original" and self.original.norm == "batch"
+
     def to_dict(self) -> dict[str, Any]:
         """The fields that decide something, ready for JSON."""
         recorded = asdict(self)
@@ -171,8 +176,7 @@ class TowerFuser(Fuser):
         self.fused_dim = config.output_dim or sum(shape.dim for shape in shapes)
         self.towers = nn.ModuleDict({"image": self._tower("image"), "text": self._tower("text")})
         self.similarity = SimilarityWeights(len(config.weighted_inputs))
-        first_stage = config.method == "hada-original" and config.original.norm == "batch"
-        self.matching = (FirstStageMatchingHead if first_stage else MatchingHead)(self.fused_dim, config.dropout)
+        self.matching = (FirstStageMatchingHead if config.batch_norm else MatchingHead)(self.fused_dim, config.dropout)
 
     def _tower(self, modality: Modality) -> nn.Module:
         config, dims = self.config, [shape.dim for shape in self.shapes]

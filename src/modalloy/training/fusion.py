@@ -9,21 +9,23 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from modalloy.encoders.base import sha256_of_settings
-from modalloy.errors import CheckpointError, ConfigError, DataError
+from modalloy.errors import CheckpointError, DataError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairSampler, pair_loader
+from modalloy.training.early_stopping import EarlyStopping, Metrics
 from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.pair_features import PairFeatures
 from modalloy.training.teacher import TeacherVectors, check_teacher, teacher_fingerprint
 from modalloy.training.tracking import Tracker
-from modalloy.training.trainer import EarlyStopping, Metrics, fit
+from modalloy.training.trainer import fit
+from modalloy.training.whole_batches import check_whole_batches
 
 _log = logging.getLogger(__name__)
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
@@ -58,7 +60,7 @@ def fit_fuser(
         validation: the items that choose the epoch.
         folder: where `model.safetensors`, `fit.json`, `metrics.jsonl` and, meanwhile, checkpoints go.
         description: stands before the progress bar.
-        tracker: also keeps each epoch's metrics.
+        tracker: also keeps each epoch's metrics, those of a finished training included.
         curve: the training's name there.
         teacher: a frozen fuser of the same inputs, whose similarities within a batch are the soft targets in place of
             the momentum encoders'.
@@ -67,16 +69,18 @@ def fit_fuser(
         The metrics of each epoch, the start as epoch 0.
 
     Raises:
-        ConfigError: several devices for a fusion that has BatchNorm; a prefix that is too long; a teacher whose
-            targets have no share, or a temperature for none.
+        ConfigError: see `check_whole_batches`; a prefix that is too long; a teacher whose targets have no share, or a
+            temperature for none.
         CheckpointError: the finished fit or the checkpoint in `folder` is damaged.
     """
-    if training.devices > 1 and any(isinstance(module, nn.BatchNorm1d) for module in fuser.modules()):
-        raise ConfigError("a fusion with BatchNorm learns its statistics of whole batches: set devices to 1.")
+    check_whole_batches(fuser.config, training)
     check_teacher(training, teacher is not None)
     fingerprint = _fingerprint(fuser, training, train, validation, teacher)
     history = _load_finished(fuser, folder, fingerprint)
     if history is not None:
+        if tracker is not None:
+            # The start isn't an epoch of its curve.
+            tracker.curve(curve, history[1:])
         return history
     start = copy.deepcopy(fuser.state_dict())
     start_rsum = validation.rsum(fuser)

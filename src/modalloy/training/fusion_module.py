@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from modalloy.encoders import Modality
 from modalloy.encoders.base import MODALITIES
-from modalloy.errors import ConfigError
 from modalloy.fusion.decorrelation import decorrelation_loss
 from modalloy.fusion.edges import LearnedEdges
 from modalloy.fusion.inputs import EncoderFeatures
@@ -56,17 +54,11 @@ class FusionModule(LightningModule):
         validation: the items whose RSum is logged after each epoch.
 
     Raises:
-        ConfigError: the batches are encoded in chunks, but a BatchNorm makes vectors depend on the rest of the batch;
-            or the fused vector isn't longer than a prefix.
+        ConfigError: the fused vector isn't longer than a prefix.
     """
 
     def __init__(self, fuser: TowerFuser, training: FusionTraining, steps: int, validation: SplitFeatures) -> None:
         super().__init__()
-        if training.chunk_size is not None and any(isinstance(part, _BatchNorm) for part in fuser.towers.modules()):
-            raise ConfigError(
-                f"chunk_size={training.chunk_size} would change what a BatchNorm sees; leave chunk_size out, or train "
-                "a fuser without BatchNorm (original.norm)."
-            )
         training.check_prefixes(fuser.fused_dim)
         self.fuser = fuser
         self.validation = validation

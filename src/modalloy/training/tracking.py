@@ -5,26 +5,19 @@ a warning. One tracked run goes on where its work goes on: its name is kept besi
 """
 
 import logging
-import math
-import os
 import re
-import secrets
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import ConfigError, one_line
 from modalloy.files import read_json, write_json
+from modalloy.training.tracking_stores import STORES, Metrics, Store
 
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
-Metrics = Mapping[str, float | int | None]
 _log = logging.getLogger(__name__)
 
 
@@ -42,8 +35,8 @@ class TrackingConfig:
     """Name of the experiment that the run belongs to."""
 
     def __post_init__(self) -> None:
-        if self.tracker not in ("none", *_BACKENDS):
-            raise ConfigError(f"tracker must be one of none, {', '.join(_BACKENDS)}, got {self.tracker!r}.")
+        if self.tracker not in ("none", *STORES):
+            raise ConfigError(f"tracker must be one of none, {', '.join(STORES)}, got {self.tracker!r}.")
         if self.uri is not None and self.tracker != "mlflow":
             raise ConfigError(f"tracking.uri is MLflow's, but the tracker is {self.tracker!r}; set tracking.folder.")
         if not re.fullmatch(r"[\w. -]*\w[\w. -]*", self.experiment):
@@ -56,42 +49,42 @@ class Tracker:
     """One tracked run; made by `tracked`. After its first failure it does nothing more.
 
     Args:
-        backend: what keeps the values; None for nothing.
+        store: what keeps the values; None for nothing.
     """
 
-    def __init__(self, backend: "_Backend | None" = None) -> None:
-        self._backend = backend
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Keeps settings, which may be nested."""
-        self._attempt(lambda backend: backend.logger("").log_hyperparams(flat(values)))
+        self._attempt(lambda store: store.logger("").log_hyperparams(flat(values)))
 
     def curve(self, name: str, history: Sequence[Metrics]) -> None:
-        """Keeps the last epoch of a training, and those before it that aren't kept yet.
+        """Keeps the epochs of a training that aren't kept yet.
 
         Args:
             name: of the training, within the run.
             history: a dictionary of metrics an epoch, with its number as "epoch".
         """
-        self._attempt(lambda backend: backend.curve(name, history))
+        self._attempt(lambda store: store.curve(name, history))
 
     def report(self, metrics: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Keeps a run's results, which may be nested, and, in MLflow, the files of its report."""
-        self._attempt(lambda backend: backend.report(_numbers(flat(metrics)), files))
+        self._attempt(lambda store: store.report(flat(metrics), files))
 
     def finish(self, status: Literal["success", "failed"]) -> None:
         """Ends the tracked run."""
-        self._attempt(lambda backend: backend.finish(status))
+        self._attempt(lambda store: store.finish(status))
 
-    def _attempt(self, action: Callable[["_Backend"], None]) -> None:
-        if self._backend is None:
+    def _attempt(self, action: Callable[[Store], None]) -> None:
+        if self._store is None:
             return
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                action(self._backend)
+                action(self._store)
         except Exception as error:  # each store has errors of its own, and none is worth a training
-            self._backend = None
+            self._store = None
             _log.warning("tracking has failed and stops (%s); the work itself goes on.", one_line(error))
 
 
@@ -124,10 +117,10 @@ def tracked(config: TrackingConfig, folder: Path, name: str, parameters: Mapping
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            backend = _BACKENDS[config.tracker](config, Path(place), name, begun)
+            store = STORES[config.tracker](config, Path(place), name, begun)
             # A logger opens its store at first use; one that can't must stop the work now.
-            _ = backend.logger("").experiment  # type: ignore[attr-defined]
-            backend.logger("").log_hyperparams(flat(parameters))
+            _ = store.logger("").experiment  # type: ignore[attr-defined]
+            store.logger("").log_hyperparams(flat(parameters))
     except ImportError:
         raise ConfigError(
             f"tracking by {config.tracker} needs what isn't installed: pip install 'modalloy[{config.tracker}]'."
@@ -137,8 +130,8 @@ def tracked(config: TrackingConfig, folder: Path, name: str, parameters: Mapping
             f"tracking by {config.tracker} can't start at {record['place']} ({one_line(error)}); "
             "mend its folder or uri, or set the tracker to none."
         ) from None
-    write_json(path, record | {"run": backend.run})
-    tracker = Tracker(backend)
+    write_json(path, record | {"run": store.run})
+    tracker = Tracker(store)
     try:
         yield tracker
     except BaseException:
@@ -164,142 +157,3 @@ def flat(values: Any, key: str = "") -> dict[str, Any]:
         name = re.sub(r"[^\w. -]+", "_", re.sub(r"[()]", "", str(part)))
         found |= flat(value, f"{key}/{name}" if key else name)
     return found
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What a chart can show."""
-    return {
-        name: float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-
-
-class _Backend(ABC):
-    """What keeps a run: one of Lightning's loggers for the run itself, the name "", and perhaps one a training."""
-
-    run: str
-
-    @abstractmethod
-    def logger(self, name: str) -> "Logger":
-        """The logger of one training, or of the run itself."""
-
-    @abstractmethod
-    def curve(self, name: str, history: Sequence[Metrics]) -> None:
-        """See `Tracker.curve`."""
-
-    @abstractmethod
-    def report(self, metrics: dict[str, float], files: Sequence[Path]) -> None:
-        """See `Tracker.report`."""
-
-    @abstractmethod
-    def finish(self, status: str) -> None:
-        """See `Tracker.finish`."""
-
-
-class _MLflow(_Backend):
-    """A run of an MLflow store; the curves of a training have its name before theirs."""
-
-    def __init__(self, config: TrackingConfig, place: Path, name: str, begun: str | None) -> None:
-        # It would send usage statistics over the network.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from lightning.pytorch.loggers import MLFlowLogger
-        from mlflow import MlflowClient
-
-        # They announce each table that they make.
-        for library in ("mlflow", "alembic"):
-            logging.getLogger(library).setLevel(logging.WARNING)
-        uri, artifacts = config.uri, None
-        if uri is None:
-            place.mkdir(parents=True, exist_ok=True)
-            uri, artifacts = f"sqlite:///{place / 'mlflow.db'}", (place / "artifacts").as_uri()
-        client = MlflowClient(uri)
-        # Made here since the logger warns of it.
-        if client.get_experiment_by_name(config.experiment) is None:
-            client.create_experiment(config.experiment, artifact_location=artifacts)
-        self._logger = MLFlowLogger(
-            config.experiment, run_name=name, tracking_uri=uri, run_id=_if_there(client, begun), log_model=False
-        )
-        self.run = str(self._logger.run_id)
-        client.update_run(self.run, status="RUNNING")
-
-    def logger(self, name: str) -> "Logger":
-        return self._logger
-
-    def curve(self, name: str, history: Sequence[Metrics]) -> None:
-        kept = {point.step for point in self._logger.experiment.get_metric_history(self.run, f"{name}/epoch")}
-        for row in history:
-            if row["epoch"] not in kept:
-                values = {f"{name}/{key}": value for key, value in row.items()}
-                self._logger.log_metrics(_numbers(values), step=int(row["epoch"] or 0))
-
-    def report(self, metrics: dict[str, float], files: Sequence[Path]) -> None:
-        self._logger.log_metrics(metrics)
-        for path in files:
-            self._logger.experiment.log_artifact(self.run, str(path))
-
-    def finish(self, status: str) -> None:
-        self._logger.finalize(status)
-
-
-def _if_there(client: Any, run: str | None) -> str | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return run and client.get_run(run).info.run_id
-    except MlflowException:
-        return None
-
-
-class _Files(_Backend):
-    """A folder a run, with a folder a training."""
-
-    def __init__(self, config: TrackingConfig, place: Path, name: str, begun: str | None) -> None:
-        self.run = begun or f"{name}-{secrets.token_hex(4)}"
-        self._place, self._experiment = place, config.experiment
-        self._loggers: dict[str, Logger] = {}
-
-    def logger(self, name: str) -> "Logger":
-        if name not in self._loggers:
-            self._loggers[name] = self._new(str(self._place), self._experiment, f"{self.run}/{name}".rstrip("/"))
-        return self._loggers[name]
-
-    @abstractmethod
-    def _new(self, place: str, experiment: str, version: str) -> "Logger":
-        """A logger that writes to place/experiment/version."""
-
-    def curve(self, name: str, history: Sequence[Metrics]) -> None:
-        # A new logger begins its files anew: it is given all that there is.
-        rows = history[-1:] if name in self._loggers else history
-        for row in rows:
-            self.logger(name).log_metrics(_numbers(row), step=int(row["epoch"] or 0))
-        self.logger(name).save()
-
-    def report(self, metrics: dict[str, float], files: Sequence[Path]) -> None:
-        self.logger("").log_metrics(metrics, step=0)
-
-    def finish(self, status: str) -> None:
-        for logger in self._loggers.values():
-            logger.finalize(status)
-
-
-class _TensorBoard(_Files):
-    def _new(self, place: str, experiment: str, version: str) -> "Logger":
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        # Points from step 0 on that an earlier process wrote are to be forgotten.
-        return TensorBoardLogger(place, experiment, version, default_hp_metric=False, purge_step=0)
-
-
-class _CSV(_Files):
-    def _new(self, place: str, experiment: str, version: str) -> "Logger":
-        from lightning.pytorch.loggers import CSVLogger
-
-        return CSVLogger(place, experiment, version, flush_logs_every_n_steps=1)
-
-
-_BACKENDS: dict[str, Callable[[TrackingConfig, Path, str, str | None], _Backend]] = {
-    "mlflow": _MLflow,
-    "tensorboard": _TensorBoard,
-    "csv": _CSV,
-}

@@ -4,9 +4,7 @@ Every epoch ends with a checkpoint and a line in `metrics.jsonl`, both written a
 draws comes from (seed, epoch), so on a CPU a resumed training ends with the weights of an uninterrupted one.
 """
 
-import json
 import logging
-import math
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,56 +16,18 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import Progress, TaskID
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from modalloy.errors import CheckpointError, ConfigError
-from modalloy.files import atomic_path, remove_partial_files, write_text
 from modalloy.progress import progress_bar
 from modalloy.training.batches import seed_epoch
+from modalloy.training.early_stopping import EarlyStopping, Metrics
+from modalloy.training.epoch_record import AtomicCheckpointIO, EpochRecord, remove_others
 from modalloy.training.processes import Environment, followers, strategy
 from modalloy.training.tracking import Tracker
 
-Metrics = dict[str, float | int | None]
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """When to stop before the last epoch; the weights of the best epoch are the result."""
-
-    monitor: str
-    """Name of the logged metric that decides."""
-    patience: int
-    """Epochs without a better value after which training stops."""
-    mode: Literal["max", "min"] = "max"
-    """Whether larger or smaller is better."""
-    min_delta: float = 0.0
-    """By how much a value must be better to count."""
-
-    def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ConfigError(f"patience must be at least 1 epoch, got {self.patience}.")
-        if self.mode not in ("max", "min"):
-            raise ConfigError(f"mode must be 'max' or 'min', got {self.mode!r}.")
-
-    def best(self, history: list[Metrics]) -> int:
-        """Index of the best epoch in `history` (the first of equals)."""
-        sign = 1 if self.mode == "max" else -1
-        best, best_value = 0, -math.inf
-        for index, row in enumerate(history):
-            if self.monitor not in row:
-                raise ConfigError(f"Early stopping watches {self.monitor!r}, which isn't among {sorted(row)}.")
-            value = row[self.monitor]
-            if value is not None and sign * value > best_value + self.min_delta:
-                best, best_value = index, sign * value
-        return best
-
-    def over(self, history: list[Metrics]) -> bool:
-        """Whether `patience` epochs have gone by without a better value."""
-        return bool(history) and len(history) - 1 - self.best(history) >= self.patience
 
 
 def fit(
@@ -124,8 +84,8 @@ def fit(
     """
     checkpoints = Path(folder) / "checkpoints"
     name = fingerprint[:16]
-    record = _EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping)
-    _remove_others(checkpoints, name)
+    record = EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping)
+    remove_others(checkpoints, name)
     plan = _Plan(str(folder), epochs, seed, gradient_clip, accumulate, precision, accelerator, devices)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
@@ -138,6 +98,9 @@ def fit(
             shown.append(_Tracking(record, tracker, curve))
         with _keyboard_interrupt_passed_on():
             _train(plan, record, module, batches, validation, environment, shown)
+        if tracker is not None:
+            # Where no epoch was left to do, none was handed over.
+            tracker.curve(curve, record.history)
         record.load_best(module)
     return record.history
 
@@ -158,7 +121,7 @@ class _Plan:
 
 def _train(
     plan: _Plan,
-    record: "_EpochRecord",
+    record: EpochRecord,
     module: LightningModule,
     batches: DataLoader,
     validation: DataLoader | None,
@@ -174,7 +137,7 @@ def _train(
         accumulate_grad_batches=plan.accumulate,
         precision=_PRECISIONS[plan.precision],
         callbacks=[_SeededEpochs(plan.seed), _MeanGradient(), record, *shown],
-        plugins=[_AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         default_root_dir=plan.folder,
         logger=False,
         enable_checkpointing=True,
@@ -190,7 +153,7 @@ def _train(
 def _follow(
     environment: Environment,
     plan: _Plan,
-    record: "_EpochRecord",
+    record: EpochRecord,
     module: LightningModule,
     batches: DataLoader,
     validation: DataLoader | None,
@@ -251,97 +214,16 @@ class _FitProgress(Callback):
             self._progress.update(self._task, description=f"{self._description} (stopped early)", total=task.completed)
 
 
-class _EpochRecord(Checkpoint):
-    """At each epoch's end: the line of metrics, the checkpoint, and whether to stop.
-
-    A subclass of Lightning's `Checkpoint`, so that it runs after the module's own `on_train_epoch_end`. The
-    history is part of the checkpoint, so metrics and weights can't get out of step.
-    """
-
-    def __init__(self, metrics: Path, checkpoints: Path, name: str, early_stopping: EarlyStopping | None) -> None:
-        self.history: list[Metrics] = []
-        self.last = checkpoints / f"{name}.ckpt"
-        self._best = checkpoints / f"{name}-best.ckpt"
-        self._metrics = metrics
-        self._early_stopping = early_stopping
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history[:] = state_dict["history"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_over(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        row: Metrics = {"epoch": trainer.current_epoch + 1}
-        for name, value in sorted(trainer.callback_metrics.items()):
-            number = float(value)
-            row[name] = number if math.isfinite(number) else None
-        self.history.append(row)
-        # Best weights first, the resumable checkpoint last: killed in between, the epoch is done again.
-        stopping = self._early_stopping
-        if stopping is not None and stopping.best(self.history) == len(self.history) - 1:
-            trainer.save_checkpoint(self._best, weights_only=True)
-        if trainer.is_global_zero:
-            write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in self.history))
-        trainer.save_checkpoint(self.last, weights_only=False)
-        self._stop_if_over(trainer)
-
-    def load_best(self, module: LightningModule) -> None:
-        """Gives `module` the weights of the best epoch, where there is early stopping."""
-        if self._early_stopping is not None:
-            module.load_state_dict(_load(self._best, "cpu")["state_dict"])
-
-    def _stop_if_over(self, trainer: Trainer) -> None:
-        if self._early_stopping is not None and self._early_stopping.over(self.history):
-            trainer.should_stop = True
-
-
 class _Tracking(Checkpoint):
     """Hands the metrics to a tracker, which keeps what it lacks of them, so that no epoch is lost or kept twice."""
 
-    def __init__(self, record: _EpochRecord, tracker: Tracker, curve: str) -> None:
+    def __init__(self, record: EpochRecord, tracker: Tracker, curve: str) -> None:
         self._record = record
         self._tracker = tracker
         self._curve = curve
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._record.history:
-            self._tracker.curve(self._curve, self._record.history)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tracker.curve(self._curve, self._record.history)
-
-
-class _AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints by `atomic_path` and reads nothing but tensors and plain values."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return _load(path, map_location)
-
-
-def _load(path: str | Path, map_location: Any) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything for a damaged file
-        raise CheckpointError(
-            f"{path} can't be read as a training checkpoint ({type(error).__name__}); it may be damaged: "
-            "delete it, and training starts anew."
-        ) from error
-
-
-def _remove_others(checkpoints: Path, name: str) -> None:
-    if checkpoints.is_dir():
-        remove_partial_files(checkpoints)
-        for path in checkpoints.glob("*.ckpt"):
-            if path.name not in (f"{name}.ckpt", f"{name}-best.ckpt"):
-                path.unlink()
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from modalloy.evaluation import bootstrap_difference, metrics, rank_queries
 from modalloy.fusion import Fuser, Mixture, ScoreFusion, SplitFeatures, TowerFuser
 from modalloy.fusion.subset import halves
 from modalloy.workflow.choice import SMALLEST_HALF, Choice, Rung
-from modalloy.workflow.fuse import MEAN, METHODS, TUNED, FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import MEAN, METHODS, TUNED, FusionConfig
 
 B2, STAGES = METHODS[2], METHODS[4:]
 MIXTURE = "mixture of experts and inputs"

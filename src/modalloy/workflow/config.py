@@ -17,7 +17,7 @@ from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.collections import DEMO
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import ExtractConfig
-from modalloy.workflow.fuse import SYSTEMS, FusionConfig
+from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
 from modalloy.workflow.hubs import held_back
 from modalloy.workflow.mistakes import mistakes
 

@@ -7,6 +7,7 @@ from modalloy.errors import ConfigError
 from modalloy.fusion import TowerConfig
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.teacher import check_teacher
+from modalloy.training.whole_batches import check_whole_batches
 
 ALLOY = "alloy"
 
@@ -23,9 +24,9 @@ class ExpertConfig:
     """Its training, by the fused similarity alone."""
     in_alloy: bool = True
     """Whether the alloy mixes it; otherwise it is only compared with."""
-    teacher: str | None = None
-    """Whose similarities are its soft targets, with the share `training.distillation`, in place of its momentum
-    encoders': "alloy", which then can't mix it, or the name of an expert that stands before it."""
+    teachers: tuple[str, ...] = ()
+    """Names of experts that stand before it, whose mixture with the inputs teaches it: its similarities are the soft
+    targets, with the share `training.distillation`, in place of the momentum encoders'."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not all(each.isalnum() or each in " -_.+" for each in self.name):
@@ -35,6 +36,7 @@ class ExpertConfig:
                 f"the expert {self.name!r} can't have towers.weighted_inputs or training.seed: the alloy weighs the "
                 "inputs, and the run's seeds are used."
             )
+        check_whole_batches(self.towers, self.training, f"the expert {self.name!r}: training")
         if self.towers.method == "concat-linear":
             defaults = TowerConfig()
             for name in ("graph", "layers", "edges", "token_dropout"):
@@ -44,7 +46,7 @@ class ExpertConfig:
                         "'concat-linear'; leave it out, or say method: hada."
                     )
 
-        check_teacher(self.training, self.teacher is not None)
+        check_teacher(self.training, bool(self.teachers))
 
     @property
     def system(self) -> str:
@@ -68,15 +70,15 @@ def expert_systems(experts: Sequence[ExpertConfig]) -> tuple[str, ...]:
 
 
 def check_experts(experts: Sequence[ExpertConfig], systems: Sequence[str]) -> None:
-    """Refuses experts that can't be told apart, or that would have to be their teacher's teacher.
+    """Refuses experts that can't be told apart, and teachers that don't stand before their pupil.
 
     Args:
         experts: the experts.
         systems: what tables show besides them.
 
     Raises:
-        ConfigError: two have the same name, or names that make the same folder; or one has a system's name. A
-            teacher is unknown, comes after its pupil, or is an alloy that mixes the pupil or has no expert.
+        ConfigError: two have the same name, or names that make the same folder; one has a system's name; or a teacher
+            is unknown, named twice, or doesn't stand before its pupil.
     """
     taken = {*systems, *expert_systems(experts)}
     folders = [each.folder.lower() for each in experts]
@@ -85,24 +87,10 @@ def check_experts(experts: Sequence[ExpertConfig], systems: Sequence[str]) -> No
             raise ConfigError(f"the expert's name {each.name!r} is a system's; choose another.")
         if folders.count(each.folder.lower()) > 1:
             raise ConfigError(f"two experts are called {each.name!r}, or nearly so; give them different names.")
-    _check_teachers(experts)
-
-
-def _check_teachers(experts: Sequence[ExpertConfig]) -> None:
-    of_alloy = {ALLOY}
     for position, each in enumerate(experts):
-        known = [ALLOY, *(other.name for other in experts[:position])]
-        if each.teacher is not None and each.teacher not in known:
+        known = [other.name for other in experts[:position]]
+        if not {*each.teachers} <= {*known} or len(set(each.teachers)) < len(each.teachers):
             raise ConfigError(
-                f"the teacher of the expert {each.name!r} must be 'alloy' or an expert that stands before it, "
-                f"one of {', '.join(known)}; got {each.teacher!r}."
+                f"the teachers of the expert {each.name!r} must be different experts that stand before it "
+                f"({', '.join(known) or 'there is none'}), got {', '.join(each.teachers)}."
             )
-        if each.teacher in of_alloy:
-            of_alloy.add(each.name)
-            if each.in_alloy:
-                raise ConfigError(
-                    f"the expert {each.name!r} learns of the alloy, by the teacher {each.teacher!r}, so the alloy "
-                    "can't mix it: say in_alloy: false, or name another teacher."
-                )
-    if len(of_alloy) > 1 and not any(each.in_alloy for each in experts):
-        raise ConfigError("an expert's teacher is 'alloy', but no expert is in the alloy; say in_alloy: true of one.")

@@ -16,7 +16,8 @@ from modalloy.workflow.choice import Choice
 from modalloy.workflow.experts import ALLOY, expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
-from modalloy.workflow.fuse import METHODS, NEVER_PRETRAINED, FusionConfig, FusionFit
+from modalloy.workflow.fuse import FusionFit
+from modalloy.workflow.fusion_config import METHODS, NEVER_PRETRAINED, FusionConfig
 from modalloy.workflow.index import index
 from modalloy.workflow.regime import Regime
 

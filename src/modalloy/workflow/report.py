@@ -63,12 +63,11 @@ def _training(run: "Run") -> dict[str, list[dict[str, Any]]]:
         metrics = run.folder / "inputs" / str(position + 1) / "metrics.jsonl"
         if each.encoder is None and metrics.exists():
             curves[each.name] = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    wanted = tuple(each.folder for each in run.config.fusion.experts)
+    wanted = {(training, f"seed-{seed}") for training in run.config.fusion.trainings for seed in run.config.seeds}
     for record in sorted(run.folder.glob("fits/*/*/fit.json")):
-        if record.parent.parent.name.startswith("expert-") and record.parent.parent.name not in wanted:
-            continue
-        if record.parent.name in {f"seed-{seed}" for seed in run.config.seeds}:
-            curves[f"{record.parent.parent.name}, {record.parent.name}"] = read_json(record)["history"]
+        training, seed = record.parts[-3:-1]
+        if (training, seed) in wanted:
+            curves[f"{training}, {seed}"] = read_json(record)["history"]
     return curves
 
 

@@ -32,7 +32,8 @@ from modalloy.workflow.config import InputConfig, RunConfig, features_folder, lo
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
-from modalloy.workflow.fuse import RANK_AVERAGE, TUNED, UNTRAINED, FusionFit, validation_split
+from modalloy.workflow.fuse import FusionFit, validation_split
+from modalloy.workflow.fusion_config import RANK_AVERAGE, TUNED, UNTRAINED
 from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
