@@ -84,12 +84,12 @@ class Operands(NamedTuple):
         """The context and the query of each pair."""
         context, query = pairs.unbind(1)
         return Operands(
-            self.context[context],
-            self.gram[context],
-            self.query[query],
-            self.norm[query],
-            self.present[context],
-            self.share[query],
+            self.context.index_select(0, context),
+            self.gram.index_select(0, context),
+            self.query.index_select(0, query),
+            self.norm.index_select(0, query),
+            self.present.index_select(0, context),
+            self.share.index_select(0, query),
         )
 
 

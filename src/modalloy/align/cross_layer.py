@@ -63,8 +63,8 @@ def cross_layer_similarity(
 
     >>> import torch
     >>> one = Tokens(torch.eye(3)[None], torch.ones(1, 3, dtype=torch.bool))
-    >>> cross_layer_similarity({"high": one, "mid": one}, {"high": one, "mid": one}).round(decimals=2)
-    tensor([[2.99]])
+    >>> cross_layer_similarity({"high": one, "mid": one}, {"high": one, "mid": one}).round(decimals=4)
+    tensor([[3.]])
     """
     return _sum(
         lambda image, text, how: local_similarity(image, text, how, block=block), images, captions, attention, terms

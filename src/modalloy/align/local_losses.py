@@ -25,7 +25,9 @@ def local_hinge(
     margin: float = 0.2,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Float[Tensor, ""]:
-    """Max-violation hinges (VSE++) in both directions: r max(0, s_it- + margin - s_ii) + r max(0, s_v-i + margin - s_ii).
+    """Max-violation hinges (VSE++) in both directions.
+
+    r max(0, s_it- + margin - s_ii) + r max(0, s_v-i + margin - s_ii), r being a sum or a mean over i.
 
     Args:
         score: local scores, images by captions; row and column i are a pair.
@@ -98,14 +100,14 @@ def original_hacan_loss(
 ) -> Float[Tensor, ""]:
     """The loss with the negatives, reductions and weights of HACAN's code, to compare with.
 
-    Its code's term of pairs whose two negatives are one pair mixes such pairs with each other; here as in the paper,
-    each counts for itself, so that "m_hn" alone has its code's values where there are two such pairs or more.
+    One value isn't the code's: its term of pairs whose two negatives are one pair mixes all pairs of the batch with
+    each other. Here each counts for itself, which "m_hn", without that term, isn't touched by.
 
     Arguments as for `hacan_loss`; global_weight is 10.
 
     >>> score = torch.eye(2)
-    >>> round(original_hacan_loss(score, score, score, loss="m_hn").item(), 4)  # both negatives are item 0
-    3.0
+    >>> round(original_hacan_loss(score, score, score, loss="m_hn").item(), 4)  # item 0 is its own negative
+    2.0
     """
     negatives = original_negatives(score, margin)
     local = local_hinge(

@@ -32,7 +32,7 @@ class Tokens:
         return len(self.values)
 
     def __getitem__(self, items: Int[Tensor, "some"]) -> "Tokens":
-        return Tokens(self.values[items], self.mask[items])
+        return Tokens(self.values.index_select(0, items), self.mask.index_select(0, items))
 
 
 def local_similarity(
@@ -68,8 +68,9 @@ def local_similarity(
     contexts, queries = (images, captions) if attention.direction == "t2i" else (captions, images)
     # Items of about one length come into one block, which then has little padding.
     orders = [extents(tokens.mask).argsort() for tokens in (contexts, queries)]
+    dtype = _dtype(images)
     with torch.autocast(images.values.device.type, enabled=False):
-        operands = _operands(contexts[orders[0]], queries[orders[1]], _dtype(images))
+        operands = _operands(contexts[orders[0]], queries[orders[1]], dtype)
         scores = score_all(operands, attention, block)
     scores = scores[orders[0].argsort()][:, orders[1].argsort()]
     return scores if attention.direction == "t2i" else scores.T
@@ -114,9 +115,9 @@ def candidate_similarity(
     filled = candidates >= 0
     query, item = filled.nonzero()[:, 0], candidates[filled]
     image, caption = (query, item) if by_image else (item, query)
-    t2i = attention.direction == "t2i"
+    t2i, dtype = attention.direction == "t2i", _dtype(images)
     with torch.autocast(images.values.device.type, enabled=False):
-        operands = _operands(*((images, captions) if t2i else (captions, images)), _dtype(images))
+        operands = _operands(*((images, captions) if t2i else (captions, images)), dtype)
         pairs = torch.stack([image, caption] if t2i else [caption, image], dim=1)
         found = score_pairs(operands, pairs, attention, block)
     return found.new_full(candidates.shape, -torch.inf).masked_scatter(filled, found)

@@ -16,11 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from modalloy.align.cross_attention import CrossAttention, Operands, block_scores, pair_scores
 
-# Affinities held at once: on a CPU the passes over them then stay within the processor's cache.
-_BLOCK_ELEMENTS = {"cpu": 2**19}
-_BLOCK_ELEMENTS_ELSEWHERE = 2**25
+# Affinities held at once, and components of gathered tokens: on a CPU they then stay within the processor's cache.
+_CACHED_AFFINITIES, _CACHED_COMPONENTS = 2**19, 2**21
+_ELEMENTS_ELSEWHERE = 2**26
 # What a pair on its own costs, compared with one among all pairs of a block.
-_COST_OF_A_PAIR = 8
+_COST_OF_A_PAIR = 4
 _DIFFERENTIATED = 4  # of the operands, the first
 
 
@@ -34,14 +34,15 @@ def score_all(
         attention: how they attend.
         block: how many pairs are scored at once; by default as many as fit the processor's cache.
     """
-    return _AllPairs.apply(attention, block or _block_size(operands), *operands)
+    of_a_pair = operands.context.shape[1] * operands.query.shape[1]
+    return _AllPairs.apply(attention, block or _block_size(operands, of_a_pair, _CACHED_AFFINITIES), *operands)
 
 
 def score_pairs(
     operands: Operands, pairs: Int[Tensor, "pairs 2"], attention: CrossAttention, block: int | None = None
 ) -> Float[Tensor, "pairs"]:
     """Scores of given pairs of a context and a query, by their places in `operands`."""
-    return _GivenPairs.apply(attention, block or _block_size(operands), pairs, *operands)
+    return _GivenPairs.apply(attention, block or _block_of_pairs(operands), pairs, *operands)
 
 
 class _AllPairs(torch.autograd.Function):
@@ -61,7 +62,8 @@ class _AllPairs(torch.autograd.Function):
         operands = Operands(*ctx.saved_tensors)
         pairs = grad.nonzero()
         if len(pairs) * _COST_OF_A_PAIR < grad.numel():
-            return None, None, *_backward_of_pairs(operands, pairs, grad[grad != 0], ctx.attention, ctx.block)
+            block = min(ctx.block, _block_of_pairs(operands))
+            return None, None, *_backward_of_pairs(operands, pairs, grad[grad != 0], ctx.attention, block)
         totals = _zeros(operands)
         for place in _blocks(operands, ctx.block):
             upstream = grad[place[0], place[2]]
@@ -130,9 +132,15 @@ def extents(mask: Tensor) -> Int[Tensor, "items"]:
     return F.pad(torch.where(mask, places, 0), (1, 0)).amax(1)
 
 
-def _block_size(operands: Operands) -> int:
-    elements = _BLOCK_ELEMENTS.get(operands.context.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
-    return max(1, elements // max(1, operands.context.shape[1] * operands.query.shape[1]))
+def _block_size(operands: Operands, elements_of_a_pair: int, cached: int) -> int:
+    """How many pairs the cache, or an accelerator's memory, has room for."""
+    elements = cached if operands.context.device.type == "cpu" else _ELEMENTS_ELSEWHERE
+    return max(1, elements // max(1, elements_of_a_pair))
+
+
+def _block_of_pairs(operands: Operands) -> int:
+    _, positions, dim = operands.context.shape
+    return _block_size(operands, (positions + operands.query.shape[1]) * dim, _CACHED_COMPONENTS)
 
 
 def _zeros(operands: Operands) -> Operands:
