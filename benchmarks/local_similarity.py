@@ -78,10 +78,10 @@ def loop_term(images: Tokens, captions: Tokens, focal: bool = False) -> Tensor:
 
 
 def focus(weights: Tensor) -> Tensor:
-    """BFAN's "prob": each weight is compared with each other."""
+    """BFAN's "prob"."""
     roots = weights.sqrt()
-    excess = weights[..., :, None] * roots[..., None, :] - (weights * roots)[..., None, :]
-    kept = weights * (excess.sum(-1) > 0).float()
+    excess = weights * roots.sum(2, keepdim=True) - (weights * roots).sum(2, keepdim=True)
+    kept = weights * (excess > 0).float()
     return kept / kept.sum(2, keepdim=True)
 
 

@@ -130,8 +130,8 @@ def degenerate(kind: str) -> tuple[Tokens, Tokens]:
         images.mask[:], captions.mask[1] = False, False
     else:  # tokens so short that all weights are equal, and an attended vector that is a rounding error
         for values in (images.values, captions.values):
-            values[:, 2:] = -values[:, :2]
-            values.mul_(1e-6)
+            values[:, 2:] = -(1 + 1e-4) * values[:, :2]
+            values.mul_(1e-7)
     return images, captions
 
 

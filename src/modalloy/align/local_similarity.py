@@ -65,12 +65,12 @@ def local_similarity(
     tensor([[1.]])
     """
     _check(images, captions, block)
+    images, captions = _for_products(images), _for_products(captions)
     contexts, queries = (images, captions) if attention.direction == "t2i" else (captions, images)
     # Items of about one length come into one block, which then has little padding.
     orders = [extents(tokens.mask).argsort() for tokens in (contexts, queries)]
-    dtype = _dtype(images)
     with torch.autocast(images.values.device.type, enabled=False):
-        operands = _operands(contexts[orders[0]], queries[orders[1]], dtype)
+        operands = _operands(contexts[orders[0]], queries[orders[1]])
         scores = score_all(operands, attention, block)
     scores = scores[orders[0].argsort()][:, orders[1].argsort()]
     return scores if attention.direction == "t2i" else scores.T
@@ -115,32 +115,34 @@ def candidate_similarity(
     filled = candidates >= 0
     query, item = filled.nonzero()[:, 0], candidates[filled]
     image, caption = (query, item) if by_image else (item, query)
-    t2i, dtype = attention.direction == "t2i", _dtype(images)
+    t2i = attention.direction == "t2i"
+    images, captions = _for_products(images), _for_products(captions)
     with torch.autocast(images.values.device.type, enabled=False):
-        operands = _operands(*((images, captions) if t2i else (captions, images)), dtype)
+        operands = _operands(*((images, captions) if t2i else (captions, images)))
         pairs = torch.stack([image, caption] if t2i else [caption, image], dim=1)
         found = score_pairs(operands, pairs, attention, block)
     return found.new_full(candidates.shape, -torch.inf).masked_scatter(filled, found)
 
 
-def _operands(contexts: Tokens, queries: Tokens, dtype: torch.dtype) -> Operands:
-    wide = torch.promote_types(dtype, torch.float32)
-    context, query = (
-        tokens.values.masked_fill(~tokens.mask[:, :, None], 0.0).to(dtype) for tokens in (contexts, queries)
-    )
+def _operands(contexts: Tokens, queries: Tokens) -> Operands:
+    wide = torch.promote_types(contexts.values.dtype, torch.float32)
+    context, query = (tokens.values.masked_fill(~tokens.mask[:, :, None], 0.0) for tokens in (contexts, queries))
+    wide_context = context.to(wide)
     return Operands(
         context,
-        context.to(wide) @ context.to(wide).mT,
+        wide_context @ wide_context.mT,
         query,
-        torch.linalg.vector_norm(query.to(wide), dim=-1).clamp(min=EPSILON),
+        torch.linalg.vector_norm(query, dim=-1, dtype=wide).clamp(min=EPSILON),
         contexts.mask.to(wide),
         queries.mask.to(wide) / queries.mask.sum(1, keepdim=True).clamp(min=1),
     )
 
 
-def _dtype(tokens: Tokens) -> torch.dtype:
+def _for_products(tokens: Tokens) -> Tokens:
+    """In the dtype of autocast, where it is enabled."""
     device = tokens.values.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.values.dtype
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.values.dtype
+    return Tokens(tokens.values.to(dtype), tokens.mask)
 
 
 def _check(images: Tokens, captions: Tokens, block: int | None) -> None:
