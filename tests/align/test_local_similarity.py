@@ -151,6 +151,13 @@ def test_degenerate_tokens_score_within_bounds_and_have_finite_gradients(kind, a
         assert not scores[0, 1]
 
 
+def test_contexts_that_cancel_but_for_rounding_keep_the_cosine_within_bounds():
+    torch.manual_seed(0)
+    token, there = torch.randn(50, 1, 64), torch.ones(50, 2, dtype=torch.bool)
+    images = Tokens(1e-7 * torch.cat([token, -(1 + 1e-5) * token], dim=1), there)
+    assert local_similarity(images, Tokens(1e-7 * torch.randn(50, 2, 64), there)).abs().max() <= 1 + 1e-6
+
+
 @pytest.mark.parametrize("focal", ["equal", "prob"])
 def test_where_focus_would_leave_nothing_all_weights_stay(focal):
     torch.manual_seed(0)
