@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from tiny_run import SETTINGS, TRAINING
+from torch.nn.functional import normalize
 
+from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.fusion import PairedFeatures
 from modalloy.workflow.config import load_config
 
@@ -33,9 +35,9 @@ def test_an_unknown_experiment_is_refused_with_the_known_ones(capsys):
     assert "no experiment is called 'foriegn'" in capsys.readouterr().err
 
 
-def test_an_ablation_compares_the_experts_on_the_validation_part_alone(
-    tiny_collection, finished_run, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def tiny_experts(tiny_collection, finished_run, tmp_path):
+    """A tiny run's configuration with two experts."""
     towers = {"method": "concat-linear"}
     settings = {
         **SETTINGS,
@@ -49,13 +51,23 @@ def test_an_ablation_compares_the_experts_on_the_validation_part_alone(
             ]
         },
     }
-    (tmp_path / "config.yaml").write_text(json.dumps(settings))
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def printed(capsys, count: int) -> list[dict]:
+    """The last tables, as their JSON."""
+    lines = capsys.readouterr().out.strip().splitlines()[-count:]
+    return [next(iter(json.loads(line).values())) for line in lines]
+
+
+def test_an_ablation_compares_the_experts_on_the_validation_part_alone(tiny_experts, monkeypatch, capsys):
     split = PairedFeatures.split
     asked = []
     monkeypatch.setattr(PairedFeatures, "split", lambda self, *names: asked.extend(names) or split(self, *names))
-    experiments.main(["ablations", str(tmp_path / "config.yaml"), "--json"])
-    printed = capsys.readouterr().out.strip().splitlines()[-2:]
-    alone, mixed = (next(iter(json.loads(line).values())) for line in printed)
+    experiments.main(["ablations", str(tiny_experts), "--json"])
+    alone, mixed = printed(capsys, 2)
     for result in (alone, mixed):
         assert "tune" in result and "test" not in asked
         assert {"plain", "summaries"} <= set(result["systems"])
@@ -64,3 +76,21 @@ def test_an_ablation_compares_the_experts_on_the_validation_part_alone(
     # The inputs may get all the weight, but never make a mixture worse on the items that chose its weights by RSum.
     for name in ("plain", "summaries"):
         assert mixed["systems"][name]["rsum"] >= alone["systems"][name]["rsum"]
+
+
+def test_vectors_are_compared_at_each_length(tiny_experts, monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "LENGTHS", (4, 32))
+    experiments.main(["lengths", str(tiny_experts), "--json"])
+    four, whole = printed(capsys, 2)
+    names = ["alloy", "plain", "summaries"]
+    assert list(four["systems"]) == [each for name in names for each in (name, f"{name}, rotated")]
+    # The experts' vectors are 32 numbers, so that there is nothing to cut; the alloy's are longer.
+    assert list(whole["systems"]) == ["alloy", "alloy, rotated", "plain", "summaries"]
+    assert {each["a"] for each in four["differences"]} == {"alloy, rotated"}
+    fits = experiments.Run(load_config(tiny_experts)).fits
+    items, expected = fits.validation, []
+    for seed in (0, 1):
+        images, captions = items.vectors(fits.fit_expert(fits.config.experts[0], seed))
+        scores = EmbeddingScores(normalize(images[:, :4], dim=1), normalize(captions[:, :4], dim=1))
+        expected.append(metrics(rank_queries(scores, items.caption_image)).rsum)
+    assert four["systems"]["plain"]["rsum"] == pytest.approx(sum(expected) / 2)

@@ -443,8 +443,6 @@ def test_weights_alone_decay_and_similarity_weights_have_their_own_rate(paired, 
         ({"gradient_clip": math.nan}, "gradient_clip"),
         ({"warmup": 1.0}, r"warmup must lie in \[0, 1\)"),
         ({"min_delta": -1.0}, "min_delta must be at least 0"),
-        ({"decorrelation": -0.5}, "decorrelation must be at least 0, got -0.5"),
-        ({"decorrelation": math.nan}, "decorrelation"),
         ({"prefixes": (4, 0)}, r"prefixes must be different lengths of at least 1, got \[4, 0\]"),
         ({"prefixes": (4, 4)}, "prefixes must be different lengths"),
         ({"teacher_temperature": 0.0}, "teacher_temperature must be above 0, got 0.0"),
@@ -816,7 +814,7 @@ def test_settings_that_came_later_count_only_away_from_their_defaults():
     changed = {"precision": "bf16", "accumulate": 2, "gradient_clip": 1.0, "schedule": "constant", "warmup": 0.5}
     changed |= {"image_to_text_share": 0.3, "matching_weight": 0.0, "matching_negatives": "sampled", "chunk_size": 4}
     changed |= {"captions_per_image": 2, "averaged": True}
-    changed |= {"decorrelation": 0.5, "prefixes": (2, 4), "teacher_temperature": 0.05}
+    changed |= {"prefixes": (2, 4), "teacher_temperature": 0.05}
     assert dataclasses.replace(TRAINING, **changed).deciding() == {**TRAINING.deciding(), **changed}
 
 

@@ -1,4 +1,4 @@
-"""Decorrelation, prefixes and a teacher: each loss against plain loops, and whole fits with them."""
+"""Prefixes and a teacher: each loss against plain loops, and whole fits with them."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -139,27 +139,11 @@ def test_a_teacher_gives_the_batchs_soft_targets(paired, teacher, changes):
     same(step(module, batch), expected, module)
 
 
-def test_decorrelation_is_weighed_and_added(paired):
-    module, batch = module_of(paired, training_of(decorrelation=0.5)), batch_of(paired)
-    found = step(module, batch)
-    fused = [module.fuser.towers[modality](getattr(batch, modality)) for modality in ("image", "text")]
-    families = batch.families.tolist()
-    pairs = [(i, t) for i in range(6) for t in range(6) if families[i] != families[t]]
-    own = torch.stack([fused[0][i] @ fused[1][t] for i, t in pairs])
-    squares = []
-    for image, text in zip(batch.image, batch.text, strict=True):
-        its = torch.stack([image.embedding[i] @ text.embedding[t] for i, t in pairs])
-        squares.append(torch.corrcoef(torch.stack([own, its]))[0, 1] ** 2)
-    penalty = sum(squares) / len(squares)
-    torch.testing.assert_close(module.logged["decorrelation"], penalty, rtol=1e-4, atol=1e-6)
-    same(found, naive_contrast(module, paired, batch, [None]) + 0.5 * penalty, module)
-
-
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_an_image_with_several_captions_is_fused_once_to_the_same_loss(paired, teacher, chunk_size):
     found = []
     for grouped in (True, False):
-        training = training_of(decorrelation=0.5, prefixes=(3,), chunk_size=chunk_size if grouped else None)
+        training = training_of(prefixes=(3,), chunk_size=chunk_size if grouped else None)
         torch.manual_seed(3)
         found.append(step(module_of(paired, training), batch_of(paired, teacher, grouped)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
@@ -193,13 +177,10 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_fit_with_all_of_them_ends_the_same(paired, teacher, tmp_path, monkeypatch):
+def test_an_interrupted_fit_with_both_ends_the_same(paired, teacher, tmp_path, monkeypatch):
     short = {"output_dim": 6, "start": "random"}
-    training = dataclasses.replace(
-        TRAINING, epochs=2, decorrelation=0.5, prefixes=(2, 4), captions_per_image=2, chunk_size=5
-    )
+    training = dataclasses.replace(TRAINING, epochs=2, prefixes=(2, 4), captions_per_image=2, chunk_size=5)
     fuser, history = fit(paired, tmp_path / "whole", training, teacher, **short)
-    assert 0 < history[1]["decorrelation"] < 1
     original = FusionModule.training_step
 
     def interrupted(self, batch, batch_index):

@@ -54,7 +54,7 @@ def trained(paired, folder, devices: int, epochs: int, teacher=None, **changes):
         ({}, False, 11, 6),
         ({"accumulate": 2, "gradient_clip": 1.0}, False, 11, 6),
         ({"captions_per_image": 2, "averaged": True, "chunk_size": 2, "matching_negatives": "sampled"}, False, 10, 5),
-        ({"decorrelation": 0.5, "prefixes": (3,)}, True, 11, 6),
+        ({"prefixes": (3,)}, True, 11, 6),
     ],
 )
 def test_two_processes_end_with_the_weights_of_one(paired, tmp_path, monkeypatch, changes, teach, whole, part):

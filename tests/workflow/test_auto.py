@@ -201,11 +201,11 @@ def test_where_the_tokens_tell_more_a_trained_rung_is_returned_also_after_an_int
 
     trained, train = [], workflow_fuse.fit_fuser
 
-    def interrupted(*args):
+    def interrupted(*args, **settings):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(args)
-        return train(*args)
+        return train(*args, **settings)
 
     monkeypatch.setattr(workflow_fuse, "fit_fuser", interrupted)
     with pytest.raises(KeyboardInterrupt):

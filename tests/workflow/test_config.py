@@ -290,14 +290,14 @@ fusion:
     assert [each.towers.dropout for each in changed.fusion.experts] == [0.1, 0.5]
 
 
-def test_an_expert_may_have_prefixes_decorrelation_and_teachers(load):
+def test_an_expert_may_have_prefixes_and_teachers(load):
     text = MINIMAL + (
-        "fusion: {experts: [{name: graph, training: {decorrelation: 0.5, prefixes: [64, 128]}},"
+        "fusion: {experts: [{name: graph, training: {prefixes: [64, 128]}},"
         " {name: short, towers: {method: concat-linear, output_dim: 256, start: random}, teachers: [graph],"
         " in_alloy: false, training: {teacher_temperature: 0.05}}]}"
     )
     graph, short = load(text).fusion.experts
-    assert (graph.training.decorrelation, graph.training.prefixes, graph.teachers) == (0.5, (64, 128), ())
+    assert (graph.training.prefixes, graph.teachers) == ((64, 128), ())
     assert (short.teachers, short.training.teacher_temperature) == (("graph",), 0.05)
 
 

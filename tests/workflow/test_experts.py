@@ -21,7 +21,7 @@ BASELINE = ExpertConfig("B2", TowerConfig("concat-linear"), TRAINING, in_alloy=F
 SHORT = ExpertConfig(
     "short",
     TowerConfig("concat-linear", output_dim=5, start="random"),
-    replace(TRAINING, prefixes=(2,), decorrelation=0.1, teacher_temperature=0.1),
+    replace(TRAINING, prefixes=(2,), teacher_temperature=0.1),
     in_alloy=False,
     teachers=("linear", "graph"),
 )
@@ -71,9 +71,9 @@ def test_a_mixture_weighs_its_experts_and_all_inputs_by_validation(fits, method,
 def test_an_expert_is_taught_by_the_mixture_of_its_teachers_with_the_inputs(fits, monkeypatch):
     given = []
 
-    def watched(fuser, *arguments):
-        given.append(arguments[-1])
-        return fit_fuser(fuser, *arguments)
+    def watched(*arguments, teacher):
+        given.append(teacher)
+        return fit_fuser(*arguments, teacher=teacher)
 
     monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", watched)
     # The alloy is the mixture of the same experts.

@@ -9,7 +9,7 @@ from modalloy import Alloy, Collection, fuse
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
 from modalloy.files import read_json
-from modalloy.fusion import ScoreFusion, TowerConfig, TowerFuser, choose_weights, count_parameters
+from modalloy.fusion import Rotated, ScoreFusion, TowerConfig, TowerFuser, choose_weights, count_parameters
 from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import TrackingConfig
@@ -44,7 +44,7 @@ def test_the_tuned_weights_are_at_least_as_good_on_validation_as_any_input(fits)
 
 def test_the_curves_of_variants_have_names_of_their_own(fits, monkeypatch):
     named = []
-    monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", lambda *arguments: named.append(arguments[-1]))
+    monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", lambda *arguments, teacher: named.append(arguments[-1]))
     for each in (fits, fits.variant("auto", TINY, fits.validation).variant("random-start", TINY, fits.validation)):
         each.expert("hada", 3)
     assert named == ["hada-stage-1/seed-3", "auto/random-start/hada-stage-1/seed-3"]
@@ -152,6 +152,28 @@ def test_a_fused_alloy_scores_as_its_fuser(fits, encoders, collection, tmp_path)
     expected = fits.fit("validation-tuned weighted cosine").embed_rows(fits.features.text, torch.arange(3))
     texts = collection.manifest.captions[:3]
     assert torch.allclose(alloy.encode_texts(texts).embedding, expected, atol=1e-5)
+
+
+def test_an_alloys_vectors_may_be_cut(fits, encoders, collection, tmp_path):
+    tuned = "validation-tuned weighted cosine"
+    fuse(encoders, collection, tmp_path, method=tuned, config=replace(TINY, vector_dim=5))
+    loaded = Alloy.from_pretrained(tmp_path)
+    expected = Rotated.fit(fits.fit(tuned), fits.train, 5).embed_rows(fits.features.text, torch.arange(3))
+    found = loaded.encode_texts(collection.manifest.captions[:3]).embedding
+    assert found.shape == (3, 5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "dim", "message"),
+    [
+        ("auto", 5, "vector_dim can't be had with method 'auto'"),
+        ("mean of cosines", 10_000, "can be cut to 1..32, got 10000"),
+    ],
+)
+def test_a_length_that_cannot_be_had_is_refused(encoders, collection, tmp_path, method, dim, message):
+    with pytest.raises(ConfigError, match=message):
+        fuse(encoders, collection, tmp_path, method=method, config=replace(TINY, vector_dim=dim))
 
 
 @pytest.fixture(scope="module")

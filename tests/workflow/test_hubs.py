@@ -1,4 +1,4 @@
-"""Ranks with hubs held back, against plain loops, and a tiny run whose table has them."""
+"""Ranks with hubs held back, against plain loops, and a tiny run whose table has them, and short vectors."""
 
 import json
 
@@ -7,8 +7,8 @@ import torch
 from tiny_run import SETTINGS, TRAINING
 
 from modalloy import Alloy, Collection, load_encoder
-from modalloy.evaluation import metrics, rank_queries
-from modalloy.fusion import Mixture
+from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
+from modalloy.fusion import Mixture, Rotated
 from modalloy.workflow import hubs
 from modalloy.workflow.config import load_config
 from modalloy.workflow.experts import ALLOY
@@ -84,15 +84,26 @@ def test_a_run_delivers_its_alloy_and_also_tells_what_holding_back_hubs_does(tin
         "fusion": {
             "methods": ["mean of cosines", TUNED],
             "regime": "auto",
+            "vector_dim": 12,
             "experts": [{**expert, "training": {"epochs": 1, **TRAINING}}],
         },
     }
     (tmp_path / "config.yaml").write_text(json.dumps(settings))
-    report = Run(load_config(tmp_path / "config.yaml")).execute()
+    run = Run(load_config(tmp_path / "config.yaml"))
+    report = run.execute()
     systems = ["linear with the inputs", ALLOY]
     assert {*systems, *map(held_back, [TUNED, *systems])} <= set(report["systems"])
     assert "HADA stage 2" not in report["systems"]
     assert list(dict.fromkeys(each["a"] for each in report["differences"])) == [ALLOY, held_back(ALLOY)]
     assert report["regime"]["verdict"] in ("shared", "foreign", "mixed")
     assert report["regime"]["sentence"] in (tmp_path / "run" / "report.html").read_text().replace("&#39;", "'")
-    assert isinstance(Alloy.from_pretrained(tmp_path / "run").fuser, Mixture)
+    fuser, whole = Alloy.from_pretrained(tmp_path / "run").fuser, run.fits.fit(ALLOY)
+    assert isinstance(fuser, Rotated) and isinstance(fuser.fuser, Mixture)
+    # The cut vectors are the whole ones along the 12 directions in which the training vectors are largest.
+    image, text = vectors(whole, run.test)
+    directions = torch.linalg.svd(torch.cat(vectors(whole, run.fits.train)).double()).Vh[:12].T.float()
+    short = [torch.nn.functional.normalize(each @ directions, dim=1) for each in (image, text)]
+    found = metrics(rank_queries(EmbeddingScores(*short), run.test.caption_image))
+    assert report["systems"]["alloy, 12 numbers"]["rsum"] == pytest.approx(found.rsum, abs=0.5)
+    own_image, own_text = vectors(fuser, run.test)
+    torch.testing.assert_close(own_image @ own_text.T, short[0] @ short[1].T, rtol=0, atol=1e-4)

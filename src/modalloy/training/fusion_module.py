@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from modalloy.encoders import Modality
-from modalloy.encoders.base import MODALITIES
-from modalloy.fusion.decorrelation import decorrelation_loss
 from modalloy.fusion.edges import LearnedEdges
 from modalloy.fusion.inputs import EncoderFeatures
 from modalloy.fusion.losses import (
@@ -71,7 +69,7 @@ class FusionModule(LightningModule):
         self.queue = MomentumQueue(training.queue_size, fuser.dim)
 
     def training_step(self, batch: PairBatch, batch_index: int) -> Float[Tensor, ""]:
-        """The sum of the contrastive and the matching loss (HADA, equation 9), and of the decorrelation's, if any."""
+        """The sum of the contrastive and the matching loss (HADA, equation 9)."""
         count = len(batch.images)
         image = gathered(batch.of_pairs(_full(self._fused("image", batch.image))), count)
         text = gathered(_full(self._fused("text", batch.text)), count)
@@ -82,9 +80,6 @@ class FusionModule(LightningModule):
         if weight := self.training_config.matching_weight:
             losses["matching"] = self._matching(image, text, batch)
             total = total + weight * losses["matching"]
-        if weight := self.training_config.decorrelation:
-            losses["decorrelation"] = self._decorrelation(image, text, batch)
-            total = total + weight * losses["decorrelation"]
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=count)
         return total
 
@@ -101,16 +96,6 @@ class FusionModule(LightningModule):
         with _exact(image.device):
             similarity = self._queries(image, queries) @ self._keys(text, keys).T
             return matching_loss(self.fuser.matching, image, text, similarity, related, temperature)
-
-    def _decorrelation(
-        self, image: Float[Tensor, "batch fused"], text: Float[Tensor, "batch fused"], batch: PairBatch
-    ) -> Float[Tensor, ""]:
-        everything = range(len(self.fuser.shapes))
-        images, texts = (self._embeddings(batch, modality, everything) for modality in MODALITIES)
-        unrelated = batch.families[:, None] != batch.families[None, :]
-        with _exact(image.device):
-            own = [each @ other.T for each, other in zip(images, texts, strict=True)]
-            return decorrelation_loss(image @ text.T, own, unrelated)
 
     @torch.no_grad()
     def _momentum_vectors(self, batch: PairBatch) -> tuple[Float[Tensor, "batch fused"], Float[Tensor, "batch fused"]]:
@@ -186,14 +171,8 @@ class FusionModule(LightningModule):
 
     def _weighted(self, batch: PairBatch, modality: Modality) -> list[Float[Tensor, "batch _"]]:
         """The embeddings of the inputs that enter the weighted similarity, for each pair."""
-        return self._embeddings(batch, modality, self.fuser.config.weighted_inputs)
-
-    def _embeddings(
-        self, batch: PairBatch, modality: Modality, positions: Sequence[int]
-    ) -> list[Float[Tensor, "batch _"]]:
-        """The embeddings of some inputs, for each pair."""
         inputs = batch.image if modality == "image" else batch.text
-        known = [inputs[position].known_embedding for position in positions]
+        known = [inputs[position].known_embedding for position in self.fuser.config.weighted_inputs]
         own = [batch.of_pairs(each) for each in known] if modality == "image" else known
         return [gathered(each, len(batch.images)) for each in own]
 

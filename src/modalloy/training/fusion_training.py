@@ -85,9 +85,6 @@ class FusionTraining:
     """Share of the steps over which the learning rate rises at the start."""
     min_delta: float = 0.0
     """By how much the validation RSum must be better to count."""
-    decorrelation: float = 0.0
-    """Weight of the squared correlation with the inputs' own similarities over a batch's unrelated pairs, which makes
-    the fused similarity err elsewhere than the inputs, so that a mixture with them gains more; 0 for none."""
     prefixes: tuple[int, ...] = ()
     """Lengths to which the fused vector may later be cut: the contrastive loss is the mean of the whole vector's and
     those of its first so many numbers, brought to unit norm (Matryoshka representation learning)."""
@@ -112,8 +109,7 @@ class FusionTraining:
                 "learning_rate must be above 0 and final_learning_rate between 0 and it, "
                 f"got {self.learning_rate} and {self.final_learning_rate}."
             )
-        unbounded = ("similarity_learning_rate", "weight_decay", "queue_size", "matching_weight", "decorrelation")
-        for name in (*unbounded, "seed"):
+        for name in ("similarity_learning_rate", "weight_decay", "queue_size", "matching_weight", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if self.matching_negatives not in ("hardest", "sampled"):

@@ -16,6 +16,7 @@ from modalloy.evaluation import metrics, rank_queries
 from modalloy.fusion import (
     Fuser,
     Mixture,
+    Rotated,
     ScoreFusion,
     SplitFeatures,
     TowerConfig,
@@ -137,6 +138,16 @@ class FusionFit:
         """Fusers and all inputs, by `sought_weights`."""
         return Mixture(members, range(len(self.shapes)), self.sought_weights(members), self.shapes)
 
+    def cut(self, fuser: Fuser) -> Fuser:
+        """A fuser whose vectors are cut to the configured length, or as it is.
+
+        Raises:
+            ConfigError: its vectors are shorter.
+        """
+        return (
+            fuser if self.config.vector_dim is None else Rotated.fit(fuser, self.train, self.config.vector_dim).eval()
+        )
+
     def sought_weights(self, members: Sequence[Fuser]) -> tuple[float, ...]:
         """The weights of some fusers and all inputs that suit the validation items best.
 
@@ -218,7 +229,7 @@ class FusionFit:
         curve, training = f"{folder}/seed-{seed}", replace(training, seed=seed)
         label = f"{label}, seed {seed}"
         into = self.folder / curve
-        fit_fuser(fuser, training, self.train, self.validation, into, label, self.tracker, curve, teacher)
+        fit_fuser(fuser, training, self.train, self.validation, into, label, self.tracker, curve, teacher=teacher)
         return fuser
 
     def _weighed(self, fuser: TowerFuser) -> TowerFuser:

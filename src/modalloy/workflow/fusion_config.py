@@ -67,6 +67,9 @@ class FusionConfig:
     """Further trained fusers; each is compared when mixed with the inputs, and all together make the alloy."""
     regime: Literal["auto", "shared", "foreign"] | None = None
     """Whether the inputs were fitted on the training pairs (shared) or not (foreign), or auto, to detect it."""
+    vector_dim: int | None = None
+    """Length to which the alloy's retrieval vectors are cut, after a rotation fitted on the training vectors that puts
+    what matters most first; by default they stay whole."""
     pretrained: str | None = None
     """Folder of an alloy fitted elsewhere on the same encoders, from whose weights HADA starts, in place of
     `towers.start`; the baselines don't."""
@@ -82,6 +85,8 @@ class FusionConfig:
             raise ConfigError(f"weights must be 'learned' or 'tuned', got {self.weights!r}.")
         if self.criterion not in get_args(Criterion):
             raise ConfigError(f"criterion must be 'rsum' or 'contrast', got {self.criterion!r}.")
+        if self.vector_dim is not None and self.vector_dim < 1:
+            raise ConfigError(f"vector_dim must be at least 1, got {self.vector_dim}; leave it out for whole vectors.")
         if self.regime not in (None, "auto", "shared", "foreign"):
             raise ConfigError(f"regime must be 'auto', 'shared', 'foreign' or left out, got {self.regime!r}.")
         check_experts(self.experts, SYSTEMS)

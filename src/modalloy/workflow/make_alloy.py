@@ -85,6 +85,11 @@ def fuse_with_findings(
         raise ConfigError("fusion.methods says what a run compares, but a fusion has one method; leave it out.")
     if config.experts and method not in (AUTO, ALLOY, *expert_systems(config.experts)):
         raise ConfigError(f"method {method!r} has no use for fusion.experts; say 'alloy' or 'auto', or leave them out.")
+    if config.vector_dim is not None and method == AUTO:
+        raise ConfigError(
+            "fusion.vector_dim can't be had with method 'auto', which may choose an input as it is; leave it out, and "
+            "fuse again with it by the method that was chosen."
+        )
     config.check_inputs(names or [encoder.spec for encoder in encoders])
     parameters = {
         "method": method,
@@ -108,7 +113,7 @@ def fuse_with_findings(
 
 def _fused(fits: FusionFit, method: str, seed: int) -> Fused:
     if method != AUTO:
-        return Fused(Alloy(fits.encoders, fits.fit(method, seed), method), fits.regime)
+        return Fused(Alloy(fits.encoders, fits.cut(fits.fit(method, seed)), method), fits.regime)
     chosen = choose(fits, seed)
     alloy = Alloy(chosen.encoders, chosen.fuser, f"auto: {chosen.choice.chosen}")
     return Fused(alloy, chosen.choice.regime, chosen.choice)

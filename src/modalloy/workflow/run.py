@@ -165,6 +165,9 @@ class Run:
         ranks |= {method: self._ranks_of(method) for method in UNTRAINED}
         ranks[RANK_AVERAGE] = [rank_average(inputs, test.caption_image)]
         ranks |= {method: self._ranks_of(method) for method in self.fits.methods if method not in UNTRAINED}
+        if self._cut_name:
+            whole = [self.fits.fit(self.config.fusion.delivered, seed) for seed in self.config.seeds]
+            ranks[self._cut_name] = [self._ranked(self.fits.cut(fuser)) for fuser in whole]
         return ranks | {held_back(system): self._ranks_of_held_back(system) for system in self._held_back()}
 
     @cached_property
@@ -174,7 +177,7 @@ class Run:
         fusers = [self.fits.fit(name, seed) for seed in self.config.seeds]
         rsums = [self.fits.validation.rsum(fuser) for fuser in fusers]
         best = rsums.index(max(rsums))
-        return Delivered(name, best, fusers[best])
+        return Delivered(self._cut_name or name, best, self.fits.cut(fusers[best]))
 
     def evaluate(self) -> dict[str, Any]:
         """Compares all systems on the test split."""
@@ -230,6 +233,12 @@ class Run:
             alloy.save(self.folder)
         return alloy
 
+    @property
+    def _cut_name(self) -> str | None:
+        """The system that is searched with, where its vectors are cut."""
+        dim = self.config.fusion.vector_dim
+        return None if dim is None else f"{self.config.fusion.delivered}, {dim} numbers"
+
     def _references(self) -> list[str]:
         """What all others are compared with: the delivered system, and HADA's first stage beside its second."""
         delivered = self.config.fusion.delivered
@@ -252,8 +261,10 @@ class Run:
         ]
 
     def _ranks_of(self, method: str) -> list[Ranks]:
-        fusers = [self.fits.fit(method, seed) for seed in self._seeds(method)]
-        return [rank_queries(self.test.scores(fuser), self.test.caption_image) for fuser in fusers]
+        return [self._ranked(self.fits.fit(method, seed)) for seed in self._seeds(method)]
+
+    def _ranked(self, fuser: Fuser) -> Ranks:
+        return rank_queries(self.test.scores(fuser), self.test.caption_image)
 
     def _seeds(self, method: str) -> tuple[int, ...]:
         return self.config.seeds[:1] if method in UNTRAINED else self.config.seeds
