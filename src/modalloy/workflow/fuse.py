@@ -144,9 +144,8 @@ class FusionFit:
         Raises:
             ConfigError: its vectors are shorter.
         """
-        return (
-            fuser if self.config.vector_dim is None else Rotated.fit(fuser, self.train, self.config.vector_dim).eval()
-        )
+        dim = self.config.vector_dim
+        return fuser if dim is None else Rotated.fit(fuser, self.train, dim).eval()
 
     def sought_weights(self, members: Sequence[Fuser]) -> tuple[float, ...]:
         """The weights of some fusers and all inputs that suit the validation items best.
@@ -226,10 +225,10 @@ class FusionFit:
         seed: int,
         teacher: Fuser | None = None,
     ) -> TowerFuser:
-        curve, training = f"{folder}/seed-{seed}", replace(training, seed=seed)
-        label = f"{label}, seed {seed}"
-        into = self.folder / curve
-        fit_fuser(fuser, training, self.train, self.validation, into, label, self.tracker, curve, teacher=teacher)
+        training, label = replace(training, seed=seed), f"{label}, seed {seed}"
+        place = self.folder / folder / f"seed-{seed}"
+        curve = place.relative_to(self._root).as_posix()
+        fit_fuser(fuser, training, self.train, self.validation, place, label, self.tracker, curve, teacher=teacher)
         return fuser
 
     def _weighed(self, fuser: TowerFuser) -> TowerFuser:
