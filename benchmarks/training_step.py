@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     parser.add_argument("--profile", action="store_true", help="the operations of our float32 step, and nothing else")
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks out")
+    parser.add_argument("--keep-freed-memory", action="store_true", help="as our command line does; for both")
     parser.add_argument("--peak-of", nargs=3, metavar=("SYSTEM", "BATCH", "CHUNK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -212,7 +213,8 @@ def main() -> None:
         system, size, chunk = options.peak_of[0], int(options.peak_of[1]), int(options.peak_of[2]) or None
         print(added_peak(step_of(system, options.device, size, chunk), options.device))
         return
-    keep_freed_memory()  # as the command line does; for both
+    if options.keep_freed_memory:
+        keep_freed_memory()
     if options.profile:
         print(profile(step_of(SYSTEMS[1], options.device)))
         return
