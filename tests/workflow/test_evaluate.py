@@ -6,6 +6,7 @@ import pytest
 from modalloy import Alloy, Collection, evaluate
 from modalloy.data import Manifest
 from modalloy.errors import ConfigError, DataError
+from modalloy.evaluation import metrics, rank_in_folds
 from modalloy.files import read_json
 from modalloy.report.table import systems_table
 
@@ -63,3 +64,21 @@ def test_a_misspelt_split_is_found_before_the_work(encoders, tiny_manifest, tmp_
 def test_an_empty_split_is_refused(encoders, tiny_manifest, tmp_path):
     with pytest.raises(DataError, match="no usable captioned image in val"):
         evaluate(encoders, Collection(tiny_manifest.split("test"), tmp_path), split="val")
+
+
+def test_queries_may_be_ranked_within_folds(encoders, collection):
+    # 9 pictures of the validation part.
+    whole, folds = (evaluate(encoders, collection, "val", size) for size in (None, 3))
+    assert folds["val"] == {**whole["val"], "fold_size": 3}
+    assert "in folds of 3 images" in str(systems_table(folds).title)
+    items = collection.paired(encoders).split("val")
+    (scores, *_), (name, *_) = items.input_scores(), folds["systems"]
+    expected = metrics(rank_in_folds(scores, items.caption_image, 3))
+    assert folds["systems"][name]["rsum"] == pytest.approx(expected.rsum)
+    # There are fewer to be mistaken for.
+    assert folds["systems"][name]["rsum"] >= whole["systems"][name]["rsum"]
+
+
+def test_items_that_make_no_whole_folds_are_refused(encoders, collection):
+    with pytest.raises(DataError, match="9 images don't make folds of 4"):
+        evaluate(encoders, collection, "val", 4)

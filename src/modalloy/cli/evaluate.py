@@ -19,6 +19,12 @@ class Evaluate(Verb):
         """See `Verb`."""
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--split", type=str, default="test", help="the split to evaluate on")
+        parser.add_argument(
+            "--fold_size",
+            type=int | None,
+            default=None,
+            help="rank within folds of so many images, as COCO's 1K protocol does with 1000; by default among all",
+        )
         add_collection(parser)
         add_extraction(parser)
 
@@ -27,7 +33,8 @@ class Evaluate(Verb):
         from modalloy.encoders import load_encoder
         from modalloy.workflow.evaluate import evaluate
 
-        return evaluate([load_encoder(spec) for spec in options.encoders], open_for(options), options.split)
+        encoders = [load_encoder(spec) for spec in options.encoders]
+        return evaluate(encoders, open_for(options), options.split, options.fold_size)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""

@@ -3,6 +3,7 @@
 from modalloy.evaluation.average_precision import AveragePrecision, map_at_r
 from modalloy.evaluation.bootstrap import Difference, Interval, bootstrap_difference, bootstrap_interval
 from modalloy.evaluation.comparison import Comparison, PairedDifference, SystemSummary, compare
+from modalloy.evaluation.folds import rank_in_folds
 from modalloy.evaluation.hubness import (
     BiasedScores,
     NearestNeighbours,
@@ -52,6 +53,7 @@ __all__ = [
     "query_records",
     "rank_average",
     "rank_each_direction",
+    "rank_in_folds",
     "rank_queries",
     "recall_curve",
     "rerank_ranks",

@@ -110,7 +110,8 @@ def _table(title: str, first_column: str) -> Table:
 def _title(comparison: Mapping[str, Any]) -> str:
     split = next((name for name in SPLITS if name in comparison), "test")
     size = comparison[split]
-    return f"Split {split}: {size['images']:,} images, {size['captions']:,} captions"
+    folds = f", in folds of {size['fold_size']:,} images" if "fold_size" in size else ""
+    return f"Split {split}: {size['images']:,} images, {size['captions']:,} captions{folds}"
 
 
 def _interval_header(comparison: Mapping[str, Any]) -> str:
