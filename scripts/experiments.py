@@ -69,6 +69,7 @@ def lengths(fits: FusionFit, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
     Returns:
         The comparison at each length.
     """
+    fits.config.check_method(ALLOY)
     items = fits.validation
     systems: dict[int, Systems] = {length: {} for length in LENGTHS}
     for seed in seeds:

@@ -15,7 +15,7 @@ from modalloy.training.batches import PairRows
 from modalloy.training.fusion import _fingerprint, fit_fuser
 from modalloy.training.fusion_module import FusionModule
 from modalloy.training.pair_features import PairBatch, PairFeatures
-from modalloy.training.teacher import TeacherVectors
+from modalloy.training.teacher import Teacher, TeacherVectors
 
 # Images 0 and 1 are of one family; 9 stands there twice.
 ROWS = PairRows(torch.tensor([0, 1, 5, 9, 9, 2]), torch.tensor([0, 3, 10, 18, 19, 4]))
@@ -166,7 +166,8 @@ def test_rows_outside_the_training_items_have_no_teacher(paired, teacher):
 def fit(paired, folder, training, teacher=None, **layers):
     fuser = new_fuser(paired, method="concat-linear", **layers)
     train, validation = paired.split("train"), paired.split("val")
-    return fuser, fit_fuser(fuser, training, train, validation, folder, "test", teacher=teacher)
+    taught = None if teacher is None else Teacher.of(teacher)
+    return fuser, fit_fuser(fuser, training, train, validation, folder, "test", teacher=taught)
 
 
 def weights(fuser) -> list[float]:
@@ -224,23 +225,21 @@ def test_the_teacher_is_part_of_the_fingerprint(paired, teacher):
     shapes = input_shapes(paired.image, paired.text)
     expert = new_fuser(paired, seed=6, method="concat-linear", start="random")
     others = [
-        None,
         teacher,
         Mixture(teacher.fusers(), (0, 1), (1.0, 1.0, 1.0), shapes),
         Mixture([expert], (0, 1), (1.0, 2.0, 1.0), shapes),
         ScoreFusion([1.0, 2.0], shapes),
     ]
-    digests = [_fingerprint(new_fuser(paired), TRAINING, *splits, each) for each in others]
-    assert len(set(digests)) == len(others)
-    assert digests[0] == _fingerprint(new_fuser(paired), TRAINING, *splits)
+    digests = [_fingerprint(new_fuser(paired), TRAINING, *splits, Teacher.of(each)) for each in others]
+    assert len({_fingerprint(new_fuser(paired), TRAINING, *splits), *digests}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
     ("changes", "taught", "message"),
     [
         ({"prefixes": (2, 9)}, False, "shorter than the fused vector, which is 9 wide, got 9"),
-        ({"teacher_temperature": 0.1}, False, "there is no teacher for teacher_temperature=0.1"),
-        ({"distillation": 0.0}, True, "a teacher teaches nothing where distillation is 0"),
+        ({"teacher_temperature": 0.1}, False, "there is no teacher for training.teacher_temperature=0.1"),
+        ({"distillation": 0.0}, True, "a teacher teaches nothing where training.distillation is 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_training(paired, teacher, tmp_path, changes, taught, message):

@@ -301,6 +301,13 @@ def test_an_expert_may_have_prefixes_and_teachers(load):
     assert (short.teachers, short.training.teacher_temperature) == (("graph",), 0.05)
 
 
+def test_an_inputs_name_that_the_cut_system_has_is_refused(load):
+    text = MINIMAL.replace("name: a", "name: 'HADA stage 2, 64 numbers'")
+    load(text + "fusion: {vector_dim: 32}")
+    with pytest.raises(ConfigError, match="'HADA stage 2, 64 numbers' is a fused system's"):
+        load(text + "fusion: {vector_dim: 64}")
+
+
 @pytest.mark.parametrize("name", ["a", "alloy", "HADA stage 1", "B2 with the inputs"])
 def test_an_experts_name_that_a_table_already_has_is_refused(load, name):
     text = MINIMAL + f"fusion: {{experts: [{{name: B2}}, {{name: {name}}}]}}"

@@ -7,7 +7,7 @@ import torch
 
 from modalloy import fuse
 from modalloy.errors import ConfigError
-from modalloy.fusion import Mixture, TowerConfig, choose_weights
+from modalloy.fusion import Mixture, TowerConfig, TowerFuser, choose_weights
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.experts import ALLOY, ExpertConfig, expert_systems
@@ -68,7 +68,7 @@ def test_a_mixture_weighs_its_experts_and_all_inputs_by_validation(fits, method,
     torch.testing.assert_close(found, expected / sum(weights), rtol=1e-4, atol=1e-5)
 
 
-def test_an_expert_is_taught_by_the_mixture_of_its_teachers_with_the_inputs(fits, monkeypatch):
+def test_an_expert_is_taught_by_the_mixture_of_its_teachers_with_the_inputs(fits, encoders, collection, monkeypatch):
     given = []
 
     def watched(*arguments, teacher):
@@ -76,14 +76,41 @@ def test_an_expert_is_taught_by_the_mixture_of_its_teachers_with_the_inputs(fits
         return fit_fuser(*arguments, teacher=teacher)
 
     monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", watched)
-    # The alloy is the mixture of the same experts.
-    expected = fits.fit(ALLOY).state_dict()
-    given.clear()
-    assert fits.fit_expert(SHORT).dim == 5
-    *of_teachers, teacher = given
-    assert of_teachers == [None, None]
+    # The alloy is the mixture of the same experts, which are fitted for it.
+    expected = fits.fit(ALLOY, 2).state_dict()
+    assert given == [None, None]
+    assert fits.fit_expert(SHORT, 2).dim == 5
+    (teacher,) = (each.fuser for each in given[2:])
     assert isinstance(teacher, Mixture) and teacher.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in teacher.state_dict().items())
+    # The pupil itself can be delivered, and may teach.
+    assert fits.fit("short", 2) is fits.fit_expert(SHORT, 2)
+    again = replace(SHORT, name="again", teachers=("short",))
+    other = FusionFit(encoders, collection, with_experts(LINEAR, GRAPH, SHORT, again), fits.folder)
+    assert isinstance(other.fit("again", 2), TowerFuser) and given[-1].fuser.fusers()[0].dim == 5
+
+
+def test_a_taught_expert_is_reused_though_the_sought_weights_differ_in_their_last_bits(
+    fits, encoders, collection, monkeypatch
+):
+    fits.fit_expert(SHORT)
+    record = fits.folder / SHORT.folder / "seed-0" / "fit.json"
+    before = record.stat().st_mtime_ns
+    sought = FusionFit.sought_weights
+    monkeypatch.setattr(
+        FusionFit, "sought_weights", lambda self, members: tuple(each + 1e-9 for each in sought(self, members))
+    )
+    other = FusionFit(encoders, collection, CONFIG, fits.folder)
+    other.fit_expert(SHORT)
+    assert record.stat().st_mtime_ns == before
+    # By another criterion the weights are others.
+    FusionFit(encoders, collection, replace(CONFIG, criterion="contrast"), fits.folder).fit_expert(SHORT)
+    assert record.stat().st_mtime_ns > before
+
+
+def test_an_unknown_teacher_is_refused(fits):
+    with pytest.raises(ConfigError, match="teacher 'nobody' of the expert 'short' isn't among"):
+        fits.fit_expert(replace(SHORT, teachers=("nobody",)))
 
 
 def test_a_prefix_that_the_fused_vector_lacks_is_refused_before_anything_is_fitted(encoders, collection, tmp_path):
@@ -112,8 +139,16 @@ def test_the_tuned_cosine_is_tuned_by_rsum_whatever_the_criterion(encoders, coll
         (lambda: with_experts(replace(LINEAR, teachers=("graph",)), GRAPH), r"before it \(there is none\), got graph"),
         (lambda: with_experts(LINEAR, replace(GRAPH, teachers=("graph",))), r"before it \(linear\), got graph"),
         (lambda: with_experts(LINEAR, replace(GRAPH, teachers=("linear", "linear"))), "got linear, linear"),
-        (lambda: replace(SHORT, training=replace(TRAINING, distillation=0.0)), "a teacher teaches nothing where dist"),
-        (lambda: replace(SHORT, teachers=()), "there is no teacher for teacher_temperature=0.1"),
+        (
+            lambda: replace(SHORT, training=replace(TRAINING, distillation=0.0)),
+            "a teacher teaches nothing where the expert 'short': training.dist",
+        ),
+        (lambda: FusionConfig(vector_dim=0), "fusion.vector_dim must be at least 1, got 0"),
+        (
+            lambda: FusionConfig(second_stage=replace(TRAINING, teacher_temperature=0.1)),
+            "no teacher for fusion.second_stage.teacher_temperature=0.1",
+        ),
+        (lambda: replace(SHORT, teachers=()), "no teacher for the expert 'short': training.teacher_temperature=0.1"),
         (lambda: replace(CONFIG, methods=METHODS[1:]), "methods must hold 'mean of cosines'"),
         (lambda: replace(CONFIG, methods=UNTRAINED, experts=()), "methods must hold 'HADA stage 2'"),
         (lambda: replace(CONFIG, methods=(*METHODS, METHODS[0])), "methods must be different ones of"),
@@ -133,7 +168,9 @@ def test_fuse_takes_the_experts_by_the_method_alloy_and_refuses_what_it_would_ig
     config = replace(CONFIG, methods=METHODS, experts=(LINEAR,))
     alloy = fuse(encoders, collection, tmp_path / "alloy", ALLOY, config)
     assert isinstance(alloy.fuser, Mixture)
-    with pytest.raises(ConfigError, match=r"'HADA stage 1' has no use for fusion.experts; say 'alloy' or 'auto'"):
+    with pytest.raises(
+        ConfigError, match=r"'HADA stage 1' has no use for fusion.experts; say 'alloy', 'auto' or an expert's name"
+    ):
         fuse(encoders, collection, tmp_path / "other", "HADA stage 1", config)
     with pytest.raises(ConfigError, match=r"fusion.methods says what a run compares"):
         fuse(encoders, collection, tmp_path / "other", ALLOY, CONFIG)

@@ -168,12 +168,35 @@ def test_an_alloys_vectors_may_be_cut(fits, encoders, collection, tmp_path):
     ("method", "dim", "message"),
     [
         ("auto", 5, "vector_dim can't be had with method 'auto'"),
-        ("mean of cosines", 10_000, "can be cut to 1..32, got 10000"),
+        ("HADA stage 1", 65, "fusion.vector_dim=65 is longer than the alloy's vectors, which have at most 64 numbers"),
+        ("mean of cosines", 64, "can be cut to 1..32, got 64"),
     ],
 )
-def test_a_length_that_cannot_be_had_is_refused(encoders, collection, tmp_path, method, dim, message):
+def test_a_length_that_cannot_be_had_is_refused_before_anything_is_fitted(
+    encoders, collection, tmp_path, method, dim, message
+):
     with pytest.raises(ConfigError, match=message):
         fuse(encoders, collection, tmp_path, method=method, config=replace(TINY, vector_dim=dim))
+    assert not list(tmp_path.rglob("fit.json"))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("alloy", "method 'alloy' mixes the experts of fusion.experts, but none is in the alloy"),
+        ("hda", "unknown method 'hda'; choose one of mean of cosines, .*hada, auto"),
+    ],
+)
+def test_a_method_that_cannot_be_had_is_refused(encoders, collection, tmp_path, method, message):
+    with pytest.raises(ConfigError, match=message):
+        fuse(encoders, collection, tmp_path, method=method, config=TINY)
+
+
+def test_a_fusion_starts_from_an_alloy_whose_vectors_were_cut(fits, encoders, collection, tmp_path):
+    fuse(encoders, collection, tmp_path / "cut", method="HADA stage 1", config=replace(TINY, vector_dim=5))
+    config = replace(TINY, pretrained=str(tmp_path / "cut"), first_stage=replace(TINY.first_stage, epochs=1))
+    started = FusionFit(encoders, collection, config, tmp_path / "fits").fit("HADA stage 1")
+    assert started.dim == fits.fit("HADA stage 1").dim
 
 
 @pytest.fixture(scope="module")

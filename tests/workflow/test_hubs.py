@@ -94,7 +94,9 @@ def test_a_run_delivers_its_alloy_and_also_tells_what_holding_back_hubs_does(tin
     systems = ["linear with the inputs", ALLOY]
     assert {*systems, *map(held_back, [TUNED, *systems])} <= set(report["systems"])
     assert "HADA stage 2" not in report["systems"]
-    assert list(dict.fromkeys(each["a"] for each in report["differences"])) == [ALLOY, held_back(ALLOY)]
+    references = list(dict.fromkeys(each["a"] for each in report["differences"]))
+    assert references == ["alloy, 12 numbers", ALLOY, held_back(ALLOY)]
+    assert report["delivered"] == "alloy, 12 numbers"
     assert report["regime"]["verdict"] in ("shared", "foreign", "mixed")
     assert report["regime"]["sentence"] in (tmp_path / "run" / "report.html").read_text().replace("&#39;", "'")
     fuser, whole = Alloy.from_pretrained(tmp_path / "run").fuser, run.fits.fit(ALLOY)

@@ -22,7 +22,7 @@ from modalloy.data import Manifest, demo_manifest, read_collection
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.files import read_json
-from modalloy.fusion import FeatureSet, TowerConfig, TowerFuser, input_shapes
+from modalloy.fusion import FeatureSet, Rotated, TowerConfig, TowerFuser, input_shapes
 from modalloy.search import Gallery
 from modalloy.training import trainer
 from modalloy.training.tracking import TrackingConfig
@@ -57,6 +57,30 @@ def no_work(monkeypatch):
 
     monkeypatch.setattr(EXTRACTION, "_run", fail)
     monkeypatch.setattr(trainer.Trainer, "fit", fail)
+
+
+def test_a_run_searches_with_what_it_has_cut_and_judged(finished_run, tiny_collection, tmp_path):
+    config = load_config(
+        finished_run / "config.yaml",
+        {"folder": str(tmp_path / "run"), "features": str(finished_run / "features"), "fusion.vector_dim": 6},
+    )
+    run = Run(config)
+    report = run.execute()
+    name = "HADA stage 2, 6 numbers"
+    assert report["delivered"] == name and report["systems"][name]["seeds"] == 2
+    assert {each["b"] for each in report["differences"] if each["a"] == name} == {*NAMES}
+    # Of the seeds the best one as cut is searched with.
+    cut = [Rotated.fit(run.fits.fit("HADA stage 2", seed), run.fits.train, 6) for seed in (0, 1)]
+    rsums = [run.fits.validation.rsum(fuser) for fuser in cut]
+    assert run.delivered.seed_position == rsums.index(max(rsums))
+    assert Searcher.open(tmp_path / "run" / "gallery").encoder.dim("image") == 6
+    # The attention is that of the graph, whose vectors are cut behind it.
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Attention is the mean over the heads" in page and page.count("<h2") == report_sections(finished_run)
+
+
+def report_sections(run: Path) -> int:
+    return (run / "report.html").read_text().count("<h2")
 
 
 class TestReport:

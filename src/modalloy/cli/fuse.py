@@ -27,9 +27,9 @@ class Fuse(Verb):
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--out", type=str, required=True, help="folder of the alloy")
         methods = "; ".join(f"{short}: {method}" for short, method in SHORT_NAMES.items())
-        methods += f"; {ALLOY}: the configured experts, mixed with the inputs"
+        methods += f"; {ALLOY}: the configured experts, mixed with the inputs; the name of an expert: that one alone"
         methods += f"; {AUTO}: fits them, and returns what is surely best on validation, or else the simplest"
-        parser.add_argument("--method", default="hada", choices=[*SHORT_NAMES, ALLOY, AUTO], help=methods)
+        parser.add_argument("--method", type=str, default="hada", help=methods)
         parser.add_argument("--seed", type=int, default=0, help="seed of the start, the batches and the dropout")
         add_collection(parser)
         add_extraction(parser)

@@ -14,7 +14,6 @@ from torch import Tensor
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, DataError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
-from modalloy.fusion.base import Fuser
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.fusion.towers import TowerFuser
 from modalloy.training.batches import PairSampler, pair_loader
@@ -22,7 +21,7 @@ from modalloy.training.early_stopping import EarlyStopping, Metrics
 from modalloy.training.fusion_module import VALIDATION_RSUM, FusionModule
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.pair_features import PairFeatures
-from modalloy.training.teacher import TeacherVectors, check_teacher, teacher_fingerprint
+from modalloy.training.teacher import Teacher, TeacherVectors, check_teacher
 from modalloy.training.tracking import Tracker
 from modalloy.training.trainer import fit
 from modalloy.training.whole_batches import check_whole_batches
@@ -41,7 +40,7 @@ def fit_fuser(
     description: str,
     tracker: Tracker | None = None,
     curve: str = "",
-    teacher: Fuser | None = None,
+    teacher: Teacher | None = None,
 ) -> list[Metrics]:
     """Trains `fuser` in place and leaves it at its best epoch by validation RSum, or at its start if none is better.
 
@@ -62,8 +61,7 @@ def fit_fuser(
         description: stands before the progress bar.
         tracker: also keeps each epoch's metrics, those of a finished training included.
         curve: the training's name there.
-        teacher: a frozen fuser of the same inputs, whose similarities within a batch are the soft targets in place of
-            the momentum encoders'.
+        teacher: its similarities within a batch are the soft targets in place of the momentum encoders'.
 
     Returns:
         The metrics of each epoch, the start as epoch 0.
@@ -103,7 +101,7 @@ def fit_fuser(
     stopping = EarlyStopping(VALIDATION_RSUM, patience=training.patience, min_delta=training.min_delta)
     module = FusionModule(fuser, limited, training.steps_an_epoch(len(sampler)) * training.epochs, validation)
     grouped = training.captions_per_image > 1
-    taught = None if teacher is None else TeacherVectors.of(teacher, train)
+    taught = None if teacher is None else TeacherVectors.of(teacher.fuser, train)
     pairs = PairFeatures(paired.image, paired.text, paired.manifest.families, fuser.tokens_read, grouped, taught)
     history = fit(
         module,
@@ -135,7 +133,7 @@ def _fingerprint(
     training: FusionTraining,
     train: SplitFeatures,
     validation: SplitFeatures,
-    teacher: Fuser | None = None,
+    teacher: Teacher | None = None,
 ) -> str:
     """SHA-256 of all that decides the result, so that another training's checkpoints aren't continued."""
     stores = (*train.paired.image.stores, *train.paired.text.stores)
@@ -162,7 +160,7 @@ def _fingerprint(
             "families": train.paired.manifest.families.tolist(),
             "captions": [split.caption_rows.tolist() for split in (train, validation)],
             **_uncaptioned(validation),
-            **({} if teacher is None else {"teacher": teacher_fingerprint(teacher)}),
+            **({} if teacher is None else {"teacher": dict(teacher.decided_by)}),
         }
     )
 

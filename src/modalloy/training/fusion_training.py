@@ -154,15 +154,20 @@ class FusionTraining:
         if not 0 <= self.min_delta < math.inf:
             raise ConfigError(f"min_delta must be at least 0, got {self.min_delta}.")
 
-    def check_prefixes(self, width: int) -> None:
+    def check_prefixes(self, width: int, name: str = "training") -> None:
         """Refuses prefixes that a fused vector of some width doesn't have.
+
+        Args:
+            width: of the fused vector.
+            name: by which the message calls the training.
 
         Raises:
             ConfigError: one is as long as the vector, or longer.
         """
         if long := [prefix for prefix in self.prefixes if prefix >= width]:
             raise ConfigError(
-                f"prefixes must be shorter than the fused vector, which is {width} wide, got {long[0]}; leave it out."
+                f"{name}.prefixes must be shorter than the fused vector, which is {width} wide, got {long[0]}; "
+                "leave it out."
             )
 
     def deciding(self) -> dict[str, Any]:

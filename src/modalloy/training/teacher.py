@@ -1,6 +1,7 @@
 """A frozen teacher of a fusion: its vectors of the training items, made once (Hinton et al., arXiv 1503.02531)."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +16,21 @@ from modalloy.fusion.base import Fuser
 from modalloy.fusion.paired_features import SplitFeatures
 from modalloy.training.batches import PairRows
 from modalloy.training.fusion_training import FusionTraining
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen fuser whose similarities another one is taught."""
+
+    fuser: Fuser
+    """Of the same inputs."""
+    decided_by: Mapping[str, Any]
+    """What decides its similarities, beside the features, ready for JSON; for the fingerprint of the pupil's fit."""
+
+    @classmethod
+    def of(cls, fuser: Fuser) -> Self:
+        """A teacher that its kind and its weights decide."""
+        return cls(fuser, {"fuser": describe(fuser), "weights": hashlib.sha256(packed_weights(fuser)).hexdigest()})
 
 
 @dataclass(frozen=True)
@@ -51,24 +67,26 @@ class TeacherVectors:
         return self.image[rows.images] @ self.text[rows.captions].T
 
 
-def check_teacher(training: FusionTraining, taught: bool) -> None:
+def check_teacher(training: FusionTraining, taught: bool, name: str = "training") -> None:
     """Refuses a training that contradicts whether it has a teacher.
+
+    Args:
+        training: how something is trained.
+        taught: whether it has a teacher.
+        name: by which the message calls the training.
 
     Raises:
         ConfigError: the targets of a teacher have no share, or there is a temperature for none.
     """
     if taught and training.distillation == 0:
-        raise ConfigError("a teacher teaches nothing where distillation is 0; give it a share, or have no teacher.")
+        raise ConfigError(
+            f"a teacher teaches nothing where {name}.distillation is 0; give it a share, or have no teacher."
+        )
     if not taught and training.teacher_temperature is not None:
         raise ConfigError(
-            f"there is no teacher for teacher_temperature={training.teacher_temperature}; leave it out, or name a "
-            "teacher for this expert."
+            f"there is no teacher for {name}.teacher_temperature={training.teacher_temperature}; leave it out, or give "
+            "an expert teachers."
         )
-
-
-def teacher_fingerprint(teacher: Fuser) -> dict[str, Any]:
-    """What decides a teacher's similarities, beside the features."""
-    return {"fuser": describe(teacher), "weights": hashlib.sha256(packed_weights(teacher)).hexdigest()}
 
 
 def _by_row(vectors: Float[Tensor, "items dim"], rows: Int[Tensor, " items"], count: int) -> Float[Tensor, "all dim"]:

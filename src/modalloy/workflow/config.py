@@ -85,6 +85,8 @@ class RunConfig:
             raise ConfigError(f"a run needs at least 2 inputs of different names, got {names}.")
         self.fusion.check_inputs(names)
         systems = {*SYSTEMS, *expert_systems(self.fusion.experts), *(each.name for each in self.fusion.experts)}
+        if (cut := self.fusion.cut_system) is not None:
+            systems.add(cut)
         taken = sorted({*names} & {*systems, *map(held_back, systems)})
         if taken:
             raise ConfigError(f"the input name {taken[0]!r} is a fused system's or an expert's; choose another.")

@@ -45,8 +45,7 @@ class ExpertConfig:
                         f"the expert {self.name!r} has no graph that towers.{name} could change: its method is "
                         "'concat-linear'; leave it out, or say method: hada."
                     )
-
-        check_teacher(self.training, bool(self.teachers))
+        check_teacher(self.training, bool(self.teachers), f"the expert {self.name!r}: training")
 
     @property
     def system(self) -> str:

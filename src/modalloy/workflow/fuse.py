@@ -1,6 +1,7 @@
 """Fitting the fused systems: score averages, the baseline B2 and HADA's two stages."""
 
 import copy
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Literal, Self
 import torch
 
 from modalloy.encoders import Encoder
+from modalloy.encoders.checkpoint import packed_weights
 from modalloy.errors import ConfigError
 from modalloy.evaluation import metrics, rank_queries
 from modalloy.fusion import (
@@ -29,10 +31,11 @@ from modalloy.fusion import (
 from modalloy.fusion.pretrained import pretrained_fuser, start_from, take_similarity
 from modalloy.training.fusion import fit_fuser
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.teacher import Teacher
 from modalloy.training.tracking import Tracker
 from modalloy.workflow.experts import ALLOY, ExpertConfig, expert_systems
 from modalloy.workflow.features import Collection
-from modalloy.workflow.fusion_config import METHODS, SHORT_NAMES, FusionConfig
+from modalloy.workflow.fusion_config import SHORT_NAMES, FusionConfig
 from modalloy.workflow.regime import Regime, detect_regime
 from modalloy.workflow.weighted_inputs import positions_of
 
@@ -82,9 +85,10 @@ class FusionFit:
         self.tracker = tracker
         self.features = collection.paired(encoders, augmented=True)
         self.shapes = input_shapes(self.features.image, self.features.text)
-        config.check_prefixes(sum(shape.dim for shape in self.shapes))
+        config.check_lengths(sum(shape.dim for shape in self.shapes))
         self.train = self.features.split("train")
         self._fitted: dict[tuple[str, int], Fuser] = {}
+        self._experts: dict[tuple[ExpertConfig, int], TowerFuser] = {}
         self.validation = self.features.split(validation_split(list(collection.manifest.counts())))
 
     @property
@@ -111,10 +115,9 @@ class FusionFit:
         }
         experts = self.config.experts
         makers |= {each.system: partial(self._mixture, [each]) for each in experts}
+        makers |= {each.name: partial(self.fit_expert, each) for each in experts}
         makers[ALLOY] = partial(self._mixture, [each for each in experts if each.in_alloy])
-        known = (*METHODS, *expert_systems(experts))
-        if method not in known:
-            raise ConfigError(f"unknown method {method!r}; choose one of {', '.join(known)}.")
+        self.config.check_method(method)
         if (method, seed) not in self._fitted:
             self._fitted[method, seed] = makers[method](seed).eval()
         return self._fitted[method, seed]
@@ -124,11 +127,23 @@ class FusionFit:
         return self._first_stage(self._hada() if method == "hada" else self._concat(0), method, seed).eval()
 
     def fit_expert(self, expert: ExpertConfig, seed: int = 0) -> TowerFuser:
-        """A configured expert, trained by its own settings."""
-        fuser = self._started(expert.towers, seed)
-        teachers = [each for each in self.config.experts if each.name in expert.teachers]
-        teacher = self._mixture(teachers, seed) if teachers else None
-        return self._trained(fuser, expert.training, expert.folder, expert.name, seed, teacher).eval()
+        """A configured expert, trained by its own settings, after its teachers."""
+        if (expert, seed) not in self._experts:
+            fuser, teacher = self._started(expert.towers, seed), self._teacher(expert, seed)
+            trained = self._trained(fuser, expert.training, expert.folder, expert.name, seed, teacher)
+            self._experts[expert, seed] = trained.eval()
+        return self._experts[expert, seed]
+
+    def _teacher(self, expert: ExpertConfig, seed: int) -> Teacher | None:
+        if not expert.teachers:
+            return None
+        known = {each.name: each for each in self.config.experts}
+        if unknown := [name for name in expert.teachers if name not in known]:
+            raise ConfigError(f"the teacher {unknown[0]!r} of the expert {expert.name!r} isn't among fusion.experts.")
+        members = [self.fit_expert(known[name], seed) for name in expert.teachers]
+        # Not the weights, which are sought: their last bits depend on the number of threads.
+        weights = [hashlib.sha256(packed_weights(each)).hexdigest() for each in members]
+        return Teacher(self.mixture(members), {"members": weights, "criterion": self.config.criterion})
 
     def _mixture(self, experts: Sequence[ExpertConfig], seed: int) -> Mixture:
         """Experts and all inputs, by the weights that suit the validation items best."""
@@ -158,7 +173,8 @@ class FusionFit:
     def variant(self, name: str, config: FusionConfig, validation: SplitFeatures) -> Self:
         """Fits of the same features by other settings, chosen on other items, in a folder within this one's."""
         other = copy.copy(self)
-        other.config, other.validation, other.folder, other._fitted = config, validation, self.folder / name, {}
+        other.config, other.validation, other.folder = config, validation, self.folder / name
+        other._fitted, other._experts = {}, {}
         if validation is not self.validation:
             for of_validation in ("regime", "detected_regime"):
                 vars(other).pop(of_validation, None)
@@ -223,7 +239,7 @@ class FusionFit:
         folder: str,
         label: str,
         seed: int,
-        teacher: Fuser | None = None,
+        teacher: Teacher | None = None,
     ) -> TowerFuser:
         training, label = replace(training, seed=seed), f"{label}, seed {seed}"
         place = self.folder / folder / f"seed-{seed}"

@@ -8,8 +8,9 @@ from modalloy.errors import ConfigError
 from modalloy.fusion import TowerConfig
 from modalloy.fusion.simplex import Criterion
 from modalloy.training.fusion_training import FusionTraining
+from modalloy.training.teacher import check_teacher
 from modalloy.training.whole_batches import check_whole_batches
-from modalloy.workflow.experts import ALLOY, ExpertConfig, check_experts
+from modalloy.workflow.experts import ALLOY, ExpertConfig, check_experts, expert_systems
 from modalloy.workflow.weighted_inputs import positions_of
 
 Method = Literal[
@@ -86,11 +87,14 @@ class FusionConfig:
         if self.criterion not in get_args(Criterion):
             raise ConfigError(f"criterion must be 'rsum' or 'contrast', got {self.criterion!r}.")
         if self.vector_dim is not None and self.vector_dim < 1:
-            raise ConfigError(f"vector_dim must be at least 1, got {self.vector_dim}; leave it out for whole vectors.")
+            raise ConfigError(
+                f"fusion.vector_dim must be at least 1, got {self.vector_dim}; leave it out for whole vectors."
+            )
         if self.regime not in (None, "auto", "shared", "foreign"):
             raise ConfigError(f"regime must be 'auto', 'shared', 'foreign' or left out, got {self.regime!r}.")
         check_experts(self.experts, SYSTEMS)
         self._check_methods()
+        self._check_stages()
         if self.towers.method not in ("hada", "hada-original"):
             raise ConfigError(
                 "fusion.towers.method can't be set to anything but 'hada' or 'hada-original', "
@@ -118,16 +122,47 @@ class FusionConfig:
         missing = {*UNTRAINED, *([self.delivered] if self.delivered in METHODS else [])} - {*self.methods}
         if missing:
             raise ConfigError(f"methods must hold {sorted(missing)[0]!r}, which every table needs; add it.")
+
+    def _check_stages(self) -> None:
+        for name in ("first_stage", "second_stage"):
+            check_teacher(getattr(self, name), taught=False, name=f"fusion.{name}")
         # The baselines have no BatchNorm.
         if not {*self.methods} <= {*NEVER_PRETRAINED}:
             check_whole_batches(self.towers, self.first_stage, "fusion.first_stage")
         if "HADA stage 2" in self.methods:
             check_whole_batches(self.towers, self.second_stage, "fusion.second_stage")
 
+    def check_method(self, method: str) -> None:
+        """Refuses a method that isn't known, or an alloy of no experts.
+
+        Raises:
+            ConfigError: it is one of these.
+        """
+        if method == ALLOY and ALLOY not in expert_systems(self.experts):
+            raise ConfigError(
+                "method 'alloy' mixes the experts of fusion.experts, but none is in the alloy; give one or more, or "
+                "choose another method (docs/fusion.md)."
+            )
+        known = (*METHODS, *(each.name for each in self.experts), *expert_systems(self.experts))
+        if method not in known:
+            raise ConfigError(
+                f"unknown method {method!r}; choose one of {', '.join(known)} (of modalloy fuse also "
+                f"{', '.join(SHORT_NAMES)}, auto)."
+            )
+
     @property
     def delivered(self) -> str:
         """The system that a run is searched with: the alloy if there is one, else HADA."""
         return ALLOY if any(each.in_alloy for each in self.experts) else "HADA stage 2"
+
+    @property
+    def cut_system(self) -> str | None:
+        """What is delivered, with its vectors cut; None where they stay whole.
+
+        >>> FusionConfig(vector_dim=128).cut_system
+        'HADA stage 2, 128 numbers'
+        """
+        return None if self.vector_dim is None else f"{self.delivered}, {self.vector_dim} numbers"
 
     @property
     def trainings(self) -> tuple[str, ...]:
@@ -160,18 +195,26 @@ class FusionConfig:
         if not isinstance(self.weighted_inputs, str):
             positions_of(self.weighted_inputs, names)
 
-    def check_prefixes(self, width: int) -> None:
-        """Refuses prefixes that a fused vector doesn't have, before anything is fitted.
+    def check_lengths(self, width: int) -> None:
+        """Refuses lengths to cut vectors to that no vector has, before anything is fitted.
 
         Args:
             width: of the inputs' embeddings together, which fused vectors have by default.
 
         Raises:
-            ConfigError: see `FusionTraining.check_prefixes`.
+            ConfigError: `vector_dim` is longer than any alloy's vectors; or see `FusionTraining.check_prefixes`.
         """
-        stages = [(self.towers, self.first_stage), (self.towers, self.second_stage)]
-        for towers, training in [*stages, *((each.towers, each.training) for each in self.experts)]:
-            training.check_prefixes(towers.output_dim or width)
+        trained = {f"fusion.{name}": (self.towers, getattr(self, name)) for name in ("first_stage", "second_stage")}
+        trained |= {f"the expert {each.name!r}: training": (each.towers, each.training) for each in self.experts}
+        for name, (towers, training) in trained.items():
+            training.check_prefixes(towers.output_dim or width, name)
+        mixed = [each.towers for each in self.experts if each.in_alloy]
+        longest = width + max(self.towers.output_dim or width, sum((towers.output_dim or width) for towers in mixed))
+        if self.vector_dim is not None and self.vector_dim > longest:
+            raise ConfigError(
+                f"fusion.vector_dim={self.vector_dim} is longer than the alloy's vectors, which have at most {longest} "
+                "numbers; make it shorter, or leave it out."
+            )
 
     @classmethod
     def small(cls) -> Self:

@@ -13,7 +13,6 @@ from modalloy.fusion import Alloy
 from modalloy.training.tracking import TrackingConfig, tracked
 from modalloy.workflow.auto import choose
 from modalloy.workflow.choice import Choice
-from modalloy.workflow.experts import ALLOY, expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
 from modalloy.workflow.fuse import FusionFit
@@ -83,8 +82,13 @@ def fuse_with_findings(
         raise ConfigError(f"fusion.pretrained starts HADA, but the method is {method!r}; leave it out.")
     if config.methods != METHODS:
         raise ConfigError("fusion.methods says what a run compares, but a fusion has one method; leave it out.")
-    if config.experts and method not in (AUTO, ALLOY, *expert_systems(config.experts)):
-        raise ConfigError(f"method {method!r} has no use for fusion.experts; say 'alloy' or 'auto', or leave them out.")
+    if method != AUTO:
+        config.check_method(method)
+    if config.experts and method in METHODS:
+        raise ConfigError(
+            f"method {method!r} has no use for fusion.experts; say 'alloy', 'auto' or an expert's name, or leave them "
+            "out."
+        )
     if config.vector_dim is not None and method == AUTO:
         raise ConfigError(
             "fusion.vector_dim can't be had with method 'auto', which may choose an input as it is; leave it out, and "

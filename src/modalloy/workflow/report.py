@@ -12,7 +12,7 @@ from torch import Tensor
 from modalloy.encoders import Encoder
 from modalloy.evaluation import Ranks, ScoreFunction, recall_curve
 from modalloy.files import read_json
-from modalloy.fusion import FeatureSet, SplitFeatures, TowerFuser
+from modalloy.fusion import FeatureSet, Fuser, Rotated, SplitFeatures, TowerFuser
 from modalloy.fusion.hada import HadaTower
 from modalloy.report import AttentionExample, QueryExample, ReportContent, write_report
 
@@ -23,10 +23,10 @@ _EXAMPLES_OF_EACH_KIND = 4
 _ATTENTIONS = 6
 _SHOWN_RESULTS = 5
 _CURVE_CUTOFFS = tuple(range(1, 51))
+_ATTENTION_NOTE = "Attention is the mean over the heads and over the summary tokens that receive it."
 _NOTES = (
     f"The example queries are the {_EXAMPLES_OF_EACH_KIND} that gain most ranks over the best input, the "
     f"{_EXAMPLES_OF_EACH_KIND} that lose most, and {_EXAMPLES_OF_EACH_KIND} drawn at random, in this order.",
-    "Attention is the mean over the heads and over the summary tokens that receive it.",
     "Inputs are aligned once; the spread of a trained fusion is over its seeds.",
 )
 
@@ -38,15 +38,19 @@ def write_run_report(run: "Run", report: Mapping[str, Any]) -> None:
         run: a run whose systems are fitted.
         report: its results, as `Run.evaluate` gives them.
     """
+    attentions = _attentions(run)
+    notes = [*_NOTES, *([_ATTENTION_NOTE] if attentions else [])]
+    if "regime" in report:
+        notes.append(report["regime"]["sentence"])
     content = ReportContent(
         title=f"modalloy run {run.folder.name}",
         report=report,
         recall_curves={name: _curve(ranks[0]) for name, ranks in run.ranks.items()},
         training=_training(run),
         examples=_examples(run, report["best_input"]),
-        attentions=_attentions(run),
+        attentions=attentions,
         provenance=_provenance(run),
-        notes=(*_NOTES, *([report["regime"]["sentence"]] if "regime" in report else [])),
+        notes=notes,
     )
     write_report(run.folder / "report.html", content)
 
@@ -112,7 +116,7 @@ def _example(
 
 def _attentions(run: "Run") -> list[AttentionExample]:
     """The attention on some drawn test pictures and their first captions, if the alloy has a graph."""
-    fuser, test = run.delivered.fuser, run.test
+    fuser, test = _whole(run.delivered.fuser), run.test
     if not isinstance(fuser, TowerFuser) or not isinstance(fuser.towers["image"], HadaTower):
         return []
     generator = torch.Generator().manual_seed(0)
@@ -133,8 +137,8 @@ def _attention(run: "Run", image: int, caption: int) -> AttentionExample:
     seen = zip(
         run.config.inputs,
         run.encoders,
-        _token_weights(run.delivered.fuser, features.image, image_row),
-        _token_weights(run.delivered.fuser, features.text, caption_row),
+        _token_weights(_whole(run.delivered.fuser), features.image, image_row),
+        _token_weights(_whole(run.delivered.fuser), features.text, caption_row),
         strict=True,
     )
     for each, encoder, image_weights, text_weights in seen:
@@ -145,6 +149,11 @@ def _attention(run: "Run", image: int, caption: int) -> AttentionExample:
         if words is not None:
             word_weights[each.name] = list(zip(words, text_weights.tolist(), strict=True))
     return AttentionExample(manifest.absolute(manifest[image_row]), text, image_maps, word_weights)
+
+
+def _whole(fuser: Fuser) -> Fuser:
+    """A fuser before its vectors are cut."""
+    return fuser.fuser if isinstance(fuser, Rotated) else fuser
 
 
 def _token_weights(fuser: Any, features: FeatureSet, row: int) -> list[Float[Tensor, " tokens"]]:

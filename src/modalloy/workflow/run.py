@@ -165,19 +165,22 @@ class Run:
         ranks |= {method: self._ranks_of(method) for method in UNTRAINED}
         ranks[RANK_AVERAGE] = [rank_average(inputs, test.caption_image)]
         ranks |= {method: self._ranks_of(method) for method in self.fits.methods if method not in UNTRAINED}
-        if self._cut_name:
-            whole = [self.fits.fit(self.config.fusion.delivered, seed) for seed in self.config.seeds]
-            ranks[self._cut_name] = [self._ranked(self.fits.cut(fuser)) for fuser in whole]
+        if cut := self.config.fusion.cut_system:
+            ranks[cut] = [self._ranked(fuser) for fuser in self._deliverable]
         return ranks | {held_back(system): self._ranks_of_held_back(system) for system in self._held_back()}
 
     @cached_property
     def delivered(self) -> "Delivered":
         """The fuser to search with: the seed that is best on validation."""
-        name = self.config.fusion.delivered
-        fusers = [self.fits.fit(name, seed) for seed in self.config.seeds]
-        rsums = [self.fits.validation.rsum(fuser) for fuser in fusers]
+        rsums = [self.fits.validation.rsum(fuser) for fuser in self._deliverable]
         best = rsums.index(max(rsums))
-        return Delivered(self._cut_name or name, best, self.fits.cut(fusers[best]))
+        fusion = self.config.fusion
+        return Delivered(fusion.cut_system or fusion.delivered, best, self._deliverable[best])
+
+    @cached_property
+    def _deliverable(self) -> list[Fuser]:
+        """The fuser of each seed that could be searched with."""
+        return [self.fits.cut(self.fits.fit(self.config.fusion.delivered, seed)) for seed in self.config.seeds]
 
     def evaluate(self) -> dict[str, Any]:
         """Compares all systems on the test split."""
@@ -186,7 +189,7 @@ class Run:
         counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
         regime = self.fits.regime
         found = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
-        return {"test": counts, **comparison.to_dict(), **found}
+        return {"test": counts, **comparison.to_dict(), "delivered": self.delivered.name, **found}
 
     def _settle_threads(self) -> None:
         """Sets the thread count: the configured one, else the one that the run began with, else PyTorch's.
@@ -233,18 +236,13 @@ class Run:
             alloy.save(self.folder)
         return alloy
 
-    @property
-    def _cut_name(self) -> str | None:
-        """The system that is searched with, where its vectors are cut."""
-        dim = self.config.fusion.vector_dim
-        return None if dim is None else f"{self.config.fusion.delivered}, {dim} numbers"
-
     def _references(self) -> list[str]:
         """What all others are compared with: the delivered system, and HADA's first stage beside its second."""
         delivered = self.config.fusion.delivered
         corrected = [held_back(delivered)] if self.config.hold_back_hubs else []
         first = ["HADA stage 1"] if delivered == "HADA stage 2" and "HADA stage 1" in self.fits.methods else []
-        return [delivered, *corrected, *first]
+        cut = [self.config.fusion.cut_system] if self.config.fusion.cut_system else []
+        return [*cut, delivered, *corrected, *first]
 
     def _held_back(self) -> tuple[str, ...]:
         """The systems that are also ranked with hubs held back."""
@@ -301,6 +299,13 @@ class Run:
             config["fusion"]["pretrained"] = pretrained_digest(pretrained)
         for stage in ("first_stage", "second_stage"):
             config["fusion"][stage] = getattr(self.config.fusion, stage).deciding()
+        # Reports from before there were these choices stay valid, too.
+        later = [(config["fusion"], "vector_dim")]
+        for each in config["fusion"]["experts"]:
+            later += [(each, "teachers"), (each["training"], "prefixes"), (each["training"], "teacher_temperature")]
+        for settings, name in later:
+            if settings[name] in (None, []):
+                del settings[name]
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
             # Reports from before there was a choice stay valid.
