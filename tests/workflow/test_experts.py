@@ -78,9 +78,9 @@ def test_an_expert_is_taught_by_the_mixture_of_its_teachers_with_the_inputs(fits
     monkeypatch.setattr("modalloy.workflow.fuse.fit_fuser", watched)
     # The alloy is the mixture of the same experts, which are fitted for it.
     expected = fits.fit(ALLOY, 2).state_dict()
-    assert given == [None, None]
+    assert {*given} <= {None}
     assert fits.fit_expert(SHORT, 2).dim == 5
-    (teacher,) = (each.fuser for each in given[2:])
+    (teacher,) = (each.fuser for each in given if each is not None)
     assert isinstance(teacher, Mixture) and teacher.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in teacher.state_dict().items())
     # The pupil itself can be delivered, and may teach.
