@@ -4,8 +4,9 @@ python scripts/experiments.py tables --collection flickr8k/dataset_flickr8k.json
 python scripts/experiments.py ablations configs/flickr8k/ablations.yaml --images flickr8k/images
 python scripts/experiments.py lengths configs/flickr8k/lengths.yaml --images flickr8k/images
 
-`tables` runs what scripts/experiments.yaml lists, and looks at the test part. `ablations` fits the experts of a
-configuration and compares them on the validation part alone; `lengths` does so with vectors cut short.
+`tables` runs what scripts/experiments.yaml lists, and looks at the part that their tables are of. `ablations` fits
+the experts of a configuration and compares them on `tune`, the items to choose by, alone; `lengths` does so with vectors
+cut short.
 """
 
 import argparse
@@ -62,27 +63,32 @@ def ablations(fits: FusionFit, seeds: Sequence[int]) -> dict[str, dict[str, Any]
 
 
 def lengths(fits: FusionFit, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Fits every expert and the alloy with every seed, and compares their vectors at `LENGTHS` with the alloy's.
+    """Fits every expert and the alloy with every seed, and compares their vectors with the alloy's, whole and cut.
 
-    A vector that is longer is cut as it is, and after a rotation fitted on the training vectors (`Rotated`).
+    A longer vector is cut after a rotation fitted on the training vectors (`Rotated`), and an expert's as it is, too.
 
     Returns:
-        The comparison at each length.
+        The comparison of the whole vectors, and that at each length.
     """
     fits.config.check_method(ALLOY)
     items = fits.validation
+    whole: Systems = {}
     systems: dict[int, Systems] = {length: {} for length in LENGTHS}
     for seed in seeds:
         fusers: dict[str, Fuser] = {ALLOY: fits.fit(ALLOY, seed)}
         fusers |= {each.name: fits.fit_expert(each, seed) for each in fits.config.experts}
         for name, fuser in fusers.items():
             vectors = {"": items.vectors(fuser), ", rotated": items.vectors(Rotated.fit(fuser, fits.train))}
+            whole.setdefault(name, []).append(EmbeddingScores(*vectors[""]))
+            if name == ALLOY:
+                del vectors[""]  # Its parts stand side by side, so that its first numbers are those of one part.
             for length, of_length in systems.items():
                 for how, (images, captions) in vectors.items():
                     if length < fuser.dim or (length == fuser.dim and not how):
                         scores = EmbeddingScores(truncate(images, length), truncate(captions, length))
                         of_length.setdefault(name + how, []).append(scores)
-    return {f"{length} numbers": _compared(items, each, f"{ALLOY}, rotated") for length, each in systems.items()}
+    compared = {f"{length} numbers": _compared(items, each, f"{ALLOY}, rotated") for length, each in systems.items()}
+    return {"whole vectors": _compared(items, whole, ALLOY)} | compared
 
 
 def _compared(

@@ -81,11 +81,13 @@ def test_an_ablation_compares_the_experts_on_the_validation_part_alone(tiny_expe
 def test_vectors_are_compared_at_each_length(tiny_experts, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "LENGTHS", (4, 32))
     experiments.main(["lengths", str(tiny_experts), "--json"])
-    four, whole = printed(capsys, 2)
-    names = ["alloy", "plain", "summaries"]
-    assert list(four["systems"]) == [each for name in names for each in (name, f"{name}, rotated")]
-    # The experts' vectors are 32 numbers, so that there is nothing to cut; the alloy's are longer.
-    assert list(whole["systems"]) == ["alloy", "alloy, rotated", "plain", "summaries"]
+    whole, four, longer = printed(capsys, 3)
+    assert list(whole["systems"]) == ["alloy", "plain", "summaries"] and whole["differences"][0]["a"] == "alloy"
+    # The alloy's first numbers are those of one of its parts.
+    cut = [each for name in ("plain", "summaries") for each in (name, f"{name}, rotated")]
+    assert list(four["systems"]) == ["alloy, rotated", *cut]
+    # The experts' vectors are 32 numbers, so that there is nothing to cut.
+    assert list(longer["systems"]) == ["alloy, rotated", "plain", "summaries"]
     assert {each["a"] for each in four["differences"]} == {"alloy, rotated"}
     fits = experiments.Run(load_config(tiny_experts)).fits
     items, expected = fits.validation, []
