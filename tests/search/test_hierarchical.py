@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from evaluation.naive import TableScores, assert_equal
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from search.local_toys import all_levels, loop_terms, side
 
-from modalloy.align import Tokens
+from modalloy.align import Tokens, cross_layer_similarity
 from modalloy.align.cross_layer import CROSS, FOCAL
 from modalloy.errors import ConfigError, DataError
-from modalloy.evaluation.reranking import rerank_ranks
+from modalloy.evaluation import rank_queries, rerank_ranks
 from modalloy.search.hierarchical import HierarchicalSearch, HierarchyConfig, Side, Stage, refine
 from modalloy.search.token_source import HeldTokens
 
@@ -57,6 +60,29 @@ def test_stages_are_those_of_loops_at_any_block(tmp_path, direction, config):
         for stage, rows in zip(found, expected, strict=True):
             assert stage.candidates.tolist() == [order for order, _ in rows]
             torch.testing.assert_close(stage.scores, torch.tensor([values for _, values in rows]), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**20))
+def test_deep_enough_every_rank_is_that_of_the_whole_score(n_images, n_captions, block, seed):
+    torch.manual_seed(seed)
+
+    def random_side(items: int) -> Side:
+        mask = torch.arange(3) < torch.randint(2, 4, (items, 1))
+        levels = {level: Tokens(torch.randn(items, 3, 4), mask) for level in ("high", "mid")}
+        return Side(torch.randn(items, 4), HeldTokens(levels))
+
+    images, captions = random_side(n_images), random_side(n_captions)
+    owner = torch.randint(0, n_images, (n_captions,))
+    levels = [side.tokens.read(torch.arange(len(side.tokens)), ("high", "mid")) for side in (images, captions)]
+    whole = 0.2 * images.vectors @ captions.vectors.T
+    whole += 0.8 * cross_layer_similarity(*levels, terms=FOCAL) + cross_layer_similarity(*levels, terms=CROSS)
+    expected = rank_queries(TableScores(whole), owner)
+    search = HierarchicalSearch(images, captions, query_block=block, item_block=block)
+    for direction in DIRECTIONS:
+        last = search(direction, HierarchyConfig(first=None, second=7))[-1]
+        ranks = rerank_ranks(last.candidates, last.scores, owner, n_images, direction)
+        assert_equal(ranks, getattr(expected, direction).tolist())
 
 
 def crafted() -> HierarchicalSearch:

@@ -12,7 +12,7 @@ from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import DIRECTIONS, Direction
 from modalloy.search.token_source import TokenSource
 
-ITEM_BLOCK = 512
+ITEM_BLOCK = 1024
 # What a pair on its own costs, compared with one among all pairs of a block.
 _COST_OF_A_PAIR = 3
 
