@@ -1,9 +1,10 @@
-"""Local similarity against a loop over pairs and words that reads like SCAN's and BFAN's formulas."""
+"""Local similarity against loops over pairs and words."""
 
 import math
 
 import pytest
 import torch
+from align.loops import loop_similarity
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,41 +16,6 @@ from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import rerank_ranks
 
 ATTENTIONS = [CrossAttention(direction, focal) for direction in ("t2i", "i2t") for focal in (None, "equal", "prob")]
-
-
-def loop_attention(logits: Tensor, focal: str | None) -> Tensor:
-    """Weights of the contexts of one query token."""
-    weights = logits.softmax(0)
-    if focal is None:
-        return weights
-    if focal == "equal":
-        kept = len(weights) * weights - weights.sum() > 1e-12
-    else:
-        kept = weights * weights.sqrt().sum() - (weights * weights.sqrt()).sum() > 1e-12
-    weights = weights * kept if kept.any() else weights
-    return weights / weights.sum()
-
-
-def loop_score(image: Tensor, caption: Tensor, attention: CrossAttention) -> Tensor:
-    """The score of one pair, of tokens without padding."""
-    context, query = (image, caption) if attention.direction == "t2i" else (caption, image)
-    if not len(context) or not len(query):
-        return image.new_zeros(())
-    affinity = torch.nn.functional.leaky_relu(context @ query.T, 0.1)
-    rows = [row / (row.norm() + 1e-8) for row in affinity]
-    cosines = []
-    for word, token in enumerate(query):
-        weights = loop_attention(attention.smoothing * torch.stack([row[word] for row in rows]), attention.focal)
-        attended = sum(weight * vector for weight, vector in zip(weights, context, strict=True))
-        cosines.append(token @ attended / (token.norm() * attended.norm()).clamp(min=1e-8))
-    return torch.stack(cosines).mean()
-
-
-def loop_similarity(images: Tokens, captions: Tokens, attention: CrossAttention) -> Tensor:
-    def real(tokens: Tokens) -> list[Tensor]:
-        return [values[mask] for values, mask in zip(tokens.values, tokens.mask, strict=True)]
-
-    return torch.stack([torch.stack([loop_score(i, c, attention) for c in real(captions)]) for i in real(images)])
 
 
 def tokens(lengths: list[int], dim: int = 5, longest: int | None = None, dtype: torch.dtype = torch.float64) -> Tokens:

@@ -83,7 +83,30 @@ def metrics(ranks: Ranks) -> RetrievalMetrics:
     >>> result.image_to_text.recall_5, result.text_to_image.recall_5, result.rsum
     (50.0, 100.0, 450.0)
     """
-    return RetrievalMetrics(_one_direction(ranks.image_to_text), _one_direction(ranks.text_to_image))
+    return RetrievalMetrics(direction_metrics(ranks.image_to_text), direction_metrics(ranks.text_to_image))
+
+
+def direction_metrics(ranks: Float[Tensor, "queries"]) -> Metrics:
+    """Summarise the ranks of one direction; NaN marks what is no query.
+
+    Raises:
+        DataError: there is no query.
+
+    >>> import torch
+    >>> direction_metrics(torch.tensor([1.0, 6.0])).rsum
+    200.0
+    """
+    queries = queries_among(ranks)
+    valid = ranks[~ranks.isnan()].double().sort().values
+    return Metrics(
+        recall_1=recall(ranks, 1),
+        recall_5=recall(ranks, 5),
+        recall_10=recall(ranks, 10),
+        median_rank=float((valid[(queries - 1) // 2] + valid[queries // 2]) / 2),
+        mean_rank=float(valid.mean()),
+        queries=queries,
+        not_queries=len(ranks) - queries,
+    )
 
 
 def recall(ranks: Float[Tensor, "queries"], cutoff: int) -> float:
@@ -106,17 +129,3 @@ def queries_among(ranks: Float[Tensor, "queries"]) -> int:
     if not count:
         raise DataError(f"no query to evaluate: none of the {len(ranks)} items has a positive")
     return count
-
-
-def _one_direction(ranks: Float[Tensor, "queries"]) -> Metrics:
-    queries = queries_among(ranks)
-    valid = ranks[~ranks.isnan()].double().sort().values
-    return Metrics(
-        recall_1=recall(ranks, 1),
-        recall_5=recall(ranks, 5),
-        recall_10=recall(ranks, 10),
-        median_rank=float((valid[(queries - 1) // 2] + valid[queries // 2]) / 2),
-        mean_rank=float(valid.mean()),
-        queries=queries,
-        not_queries=len(ranks) - queries,
-    )

@@ -24,13 +24,17 @@ def print_report(comparison: Mapping[str, Any], console: Console | None = None) 
     Raises:
         DataError: `comparison` lacks what the tables show.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        # Rich takes a file or a pipe to be 80 columns wide, and would fold the columns.
-        console = Console(file=console.file, width=_WIDTH_OF_A_FILE)
+    console = wide_console(console)
     console.print(systems_table(comparison))
     if comparison.get("differences"):
         console.print(differences_table(comparison))
+
+
+def wide_console(console: Console | None = None) -> Console:
+    """A console, by default stdout's, that doesn't fold a table's columns."""
+    console = console or Console()
+    # Rich takes a file or a pipe to be 80 columns wide.
+    return console if console.is_terminal else Console(file=console.file, width=_WIDTH_OF_A_FILE)
 
 
 def systems_table(comparison: Mapping[str, Any]) -> Table:
@@ -52,12 +56,12 @@ def systems_table(comparison: Mapping[str, Any]) -> Table:
     Raises:
         DataError: `comparison` lacks what the table shows.
     """
-    with _naming_what_is_missing():
+    with naming_what_is_missing():
         systems: Mapping[str, Mapping[str, Any]] = comparison["systems"]
         rows = {name: _numbers(system) for name, system in systems.items()}
         best = [max(column) for column in zip(*rows.values(), strict=True)]
         with_headroom = any(system.get("headroom") is not None for system in systems.values())
-        table = _table(_title(comparison), "system")
+        table = plain_table(_title(comparison), "system")
         for direction in DIRECTIONS:
             for cutoff in CUTOFFS:
                 table.add_column(f"{_SHORT[direction]}\nR@{cutoff}", justify="right")
@@ -85,8 +89,8 @@ def differences_table(comparison: Mapping[str, Any]) -> Table:
     Raises:
         DataError: `comparison` lacks what the table shows.
     """
-    with _naming_what_is_missing():
-        table = _table("Differences of RSum (* the interval excludes 0)", "a - b")
+    with naming_what_is_missing():
+        table = plain_table("Differences of RSum (* the interval excludes 0)", "a - b")
         table.add_column("RSum", justify="right")
         table.add_column(_interval_header(comparison))
         table.add_column("")
@@ -101,7 +105,8 @@ def differences_table(comparison: Mapping[str, Any]) -> Table:
         return table
 
 
-def _table(title: str, first_column: str) -> Table:
+def plain_table(title: str, first_column: str) -> Table:
+    """A table with its title and first column."""
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     table.add_column(first_column)
     return table
@@ -145,7 +150,12 @@ def _share(value: float | None) -> Text:
 
 
 @contextmanager
-def _naming_what_is_missing() -> Iterator[None]:
+def naming_what_is_missing() -> Iterator[None]:
+    """Makes what a damaged comparison leads to an error that says so.
+
+    Raises:
+        DataError: it lacks what the table shows.
+    """
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

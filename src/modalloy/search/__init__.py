@@ -1,7 +1,27 @@
-"""Exact search: text to image, image to text, image to image."""
+"""Exact search by vectors, and hierarchical search: the local similarity of what vectors find."""
 
 from modalloy.search.build import build_gallery
+from modalloy.search.depths import DepthLadder, choose_depths
 from modalloy.search.gallery import Entry, Gallery, Hit
+from modalloy.search.hierarchical import HierarchicalSearch, HierarchyConfig, Side
+from modalloy.search.local_reranker import LocalReranker
 from modalloy.search.searcher import GALLERY, Searcher
+from modalloy.search.token_source import HeldTokens, StoredTokens, TokenSource
 
-__all__ = ["GALLERY", "Entry", "Gallery", "Hit", "Searcher", "build_gallery"]
+__all__ = [
+    "GALLERY",
+    "DepthLadder",
+    "Entry",
+    "Gallery",
+    "HeldTokens",
+    "HierarchicalSearch",
+    "HierarchyConfig",
+    "Hit",
+    "LocalReranker",
+    "Searcher",
+    "Side",
+    "StoredTokens",
+    "TokenSource",
+    "build_gallery",
+    "choose_depths",
+]

@@ -1,0 +1,89 @@
+"""HACAN's local similarity as a second stage behind any index."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
+from modalloy.align.cross_layer import Levels
+from modalloy.errors import DataError
+from modalloy.evaluation.ranks import Direction
+from modalloy.search.candidate_scores import ITEM_BLOCK
+from modalloy.search.gallery import Hit
+from modalloy.search.hierarchical import HierarchyConfig, Stage, refine
+from modalloy.search.token_source import TokenSource
+
+
+class LocalReranker:
+    """Puts what an index found in the order of HACAN's local score, from stored tokens.
+
+    Args:
+        items: tokens of the images or captions that the index holds.
+        ids: their ids, in the same order.
+        direction: what the queries are.
+        config: weights, and how many hits the cross-layer stage gets; all that the index found get the focal stage.
+        attention: how tokens attend to each other; a local branch's is `branch.config.attention`.
+
+    Raises:
+        DataError: there isn't one id for each item.
+
+    >>> from modalloy.align import Tokens
+    >>> from modalloy.search.token_source import HeldTokens
+    >>> words = lambda rows: {"high": Tokens(torch.eye(2)[rows, None], torch.ones(len(rows), 1, dtype=torch.bool))}
+    >>> config = HierarchyConfig(second=None)
+    >>> reranker = LocalReranker(HeldTokens(words([0, 1])), ["cat.png", "dog.png"], "text_to_image", config)
+    >>> hits = [Hit("cat.png", 0.6, None, None), Hit("dog.png", 0.5, None, None)]
+    >>> [hit.id for hit in reranker(words([1]), [hits])[0]]
+    ['dog.png', 'cat.png']
+    """
+
+    def __init__(
+        self,
+        items: TokenSource,
+        ids: Sequence[str],
+        direction: Direction,
+        config: HierarchyConfig,
+        attention: CrossAttention = FOCAL_PROB,
+        *,
+        item_block: int = ITEM_BLOCK,
+    ) -> None:
+        if len(ids) != len(items):
+            raise DataError(f"got {len(ids)} ids for the tokens of {len(items)} items.")
+        self._items, self._direction, self._config = items, direction, config
+        self._attention, self._item_block = attention, item_block
+        self._place = {id: place for place, id in enumerate(ids)}
+
+    def __call__(self, queries: Levels, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+        """Scores the hits of each query, and gives them best first; with a cross-layer stage those that reach it.
+
+        Args:
+            queries: the queries' tokens, mapped by the local branch.
+            found: what `Gallery.search`, or any other index, found for each query. A hit's score is the global part
+                of its new one: an inner product, or whatever `config.global_weight` suits.
+
+        Raises:
+            ConfigError: a cross-layer stage is wanted, but there are no mid-level tokens.
+            DataError: a hit has no tokens here, or there isn't a list of hits for each query.
+        """
+        sizes = {len(tokens) for tokens in queries.values()}
+        if sizes != {len(found)}:
+            raise DataError(f"got hits for {len(found)} queries, but tokens of {sorted(sizes)}.")
+        unknown = [hit.id for hits in found for hit in hits if hit.id not in self._place]
+        if unknown:
+            raise DataError(f"{len(unknown)} hits have no tokens here, the first is {unknown[0]!r}; store them first.")
+        shape = len(found), max(map(len, found), default=0)
+        candidates, scores = torch.full(shape, -1), torch.full(shape, -torch.inf)
+        for query, hits in enumerate(found):
+            candidates[query, : len(hits)] = torch.tensor([self._place[hit.id] for hit in hits], dtype=torch.long)
+            scores[query, : len(hits)] = torch.tensor([hit.score for hit in hits])
+        first = Stage("global", candidates, scores, 0.0)
+        *_, last = refine(queries, self._items, first, self._direction, self._config, self._attention, self._item_block)
+        rows = zip(found, last.candidates.tolist(), last.scores.tolist(), strict=True)
+        return [self._scored(*row) for row in rows]
+
+    def _scored(self, hits: Sequence[Hit], places: list[int], scores: list[float]) -> list[Hit]:
+        by_place = {self._place[hit.id]: hit for hit in hits}
+        return [
+            replace(by_place[place], score=score) for place, score in zip(places, scores, strict=True) if place >= 0
+        ]

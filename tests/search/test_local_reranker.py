@@ -1,0 +1,61 @@
+"""Hits of an index, put in the order of loops over pairs."""
+
+import pytest
+import torch
+from search.local_toys import all_levels, loop_terms, side
+
+from modalloy.align.cross_layer import CROSS, FOCAL
+from modalloy.errors import ConfigError, DataError
+from modalloy.search import Entry, Gallery, Hit
+from modalloy.search.hierarchical import HierarchyConfig
+from modalloy.search.local_reranker import LocalReranker
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
+@pytest.mark.parametrize("second", [None, 3, 50])
+def test_hits_of_a_gallery_come_in_the_order_of_loops(tmp_path, direction, second):
+    images, captions = side(tmp_path, "image", 7), side(tmp_path, "text", 9)
+    levels = all_levels(images.tokens), all_levels(captions.tokens)
+    focal, cross = (loop_terms(*levels, terms) for terms in (FOCAL, CROSS))
+    by_image = direction == "image_to_text"
+    queries, items = (images, captions) if by_image else (captions, images)
+    if not by_image:
+        focal, cross = focal.T, cross.T
+    ids = [f"item-{number}" for number in range(len(items.vectors))]
+    gallery = Gallery("text" if by_image else "image", tuple(map(Entry, ids)), items.vectors, "toy", {})
+    hits = gallery.search(queries.vectors[:3], 5)
+    hits[1] = hits[1][:2]  # an index may find fewer
+    config = HierarchyConfig(first=None, second=second)
+    asked = queries.tokens.read(torch.arange(3), ("high", "mid"))
+    found = LocalReranker(items.tokens, ids, direction, config)(asked, hits)
+    for query, (given, got) in enumerate(zip(hits, found, strict=True)):
+        scores = {hit.id: 0.2 * hit.score + 0.8 * float(focal[query, ids.index(hit.id)]) for hit in given}
+        order = sorted(scores, key=lambda id: -scores[id])[:second]
+        if second is not None:
+            scores = {id: scores[id] + float(cross[query, ids.index(id)]) for id in order}
+            order.sort(key=lambda id: -scores[id])
+        assert [hit.id for hit in got] == order
+        assert [hit.score for hit in got] == pytest.approx([scores[id] for id in order], abs=1e-5)
+
+
+def test_what_a_hit_shows_stays(tmp_path):
+    items = side(tmp_path, "image", 2).tokens
+    asked = side(tmp_path / "queries", "text", 1).tokens.read(torch.arange(1), ("high",))
+    reranker = LocalReranker(items, ["a", "b"], "text_to_image", HierarchyConfig(second=None))
+    (hit,) = reranker(asked, [[Hit("b", 0.5, "b.png", "A boat.")]])[0]
+    assert (hit.id, hit.path, hit.caption) == ("b", "b.png", "A boat.") and hit.score != 0.5
+    assert reranker(asked, [[]]) == [[]]
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    items = side(tmp_path, "image", 2).tokens
+    asked = side(tmp_path / "queries", "text", 1).tokens.read(torch.arange(1), ("high",))
+    with pytest.raises(DataError, match="3 ids for the tokens of 2 items"):
+        LocalReranker(items, ["a", "b", "c"], "text_to_image", HierarchyConfig())
+    two_stages = LocalReranker(items, ["a", "b"], "text_to_image", HierarchyConfig(second=None))
+    with pytest.raises(DataError, match="1 hits have no tokens here, the first is 'c'"):
+        two_stages(asked, [[Hit("c", 0.5, None, None)]])
+    with pytest.raises(DataError, match=r"hits for 2 queries, but tokens of \[1\]"):
+        two_stages(asked, [[], []])
+    with pytest.raises(ConfigError, match="the queries have tokens of the levels"):
+        LocalReranker(items, ["a", "b"], "text_to_image", HierarchyConfig())(asked, [[Hit("a", 0.5, None, None)]])
