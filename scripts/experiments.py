@@ -5,8 +5,8 @@ python scripts/experiments.py ablations configs/flickr8k/ablations.yaml --images
 python scripts/experiments.py lengths configs/flickr8k/lengths.yaml --images flickr8k/images
 
 `tables` runs what scripts/experiments.yaml lists, and looks at the part that their tables are of. `ablations` fits
-the experts of a configuration and compares them on `tune`, the items to choose by, alone; `lengths` does so with vectors
-cut short.
+the experts of a configuration and compares them on `tune`, the items to choose by, alone; `lengths` does so with cut
+vectors.
 """
 
 import argparse
