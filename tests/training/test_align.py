@@ -19,7 +19,8 @@ from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore, derive, extract
-from modalloy.training.align import AlignConfig, _fingerprint, fit_aligner
+from modalloy.training.align import _fingerprint, fit_aligner
+from modalloy.training.align_config import AlignConfig
 
 DIM = {"image": 24, "text": 20}
 SPLITS = {"train": 40, "val": 8, "test": 2}
@@ -281,7 +282,7 @@ def test_it_trains_on_the_split_asked_for(manifest, stores, tmp_path):
 
 def test_an_alignment_on_train_has_the_fingerprint_that_it_had_before_there_was_a_choice(manifest, stores):
     config = dataclasses.asdict(CONFIG)
-    del config["split"]
+    del config["split"], config["local"]
     known = {
         "recipe": 1,
         "config": config,
@@ -304,6 +305,6 @@ def test_heads_are_as_configured():
 
 
 def test_hacans_own_settings(manifest, stores, tmp_path):
-    config = AlignConfig.hacan(epochs=1)
+    config = AlignConfig.hacan(epochs=1, local=None)
     assert config == AlignConfig.hacan(**dataclasses.asdict(config))
     assert fit_on_cpu(config, stores, manifest, tmp_path).dim("image") == 768

@@ -3,7 +3,7 @@ import torch
 
 from modalloy import AlignedEncoder, Collection, align_backbones
 from modalloy.errors import ConfigError
-from modalloy.training.align import AlignConfig
+from modalloy.training.align_config import AlignConfig
 
 TINY = AlignConfig(epochs=1, dim=8, batch_size=8)
 

@@ -6,7 +6,7 @@ import pytest
 
 from modalloy.data.splits import SplitsConfig
 from modalloy.errors import ConfigError
-from modalloy.training.align import AlignConfig
+from modalloy.training.align_config import AlignConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
