@@ -155,7 +155,7 @@ class AlignedEncoder(Encoder):
         """
         self._require(modality)
         if self.local is None:
-            raise ConfigError(f"{self.spec} has no local branch; align with one (--align.local).")
+            raise ConfigError(f"{self.spec} has no local branch; align with one (--align.local.dim 256).")
         padded = {level: pad(tokens.to(self.device).float(), lengths) for level, (tokens, lengths) in features.items()}
         return self.local.project(modality, compared_levels(modality, padded))
 

@@ -66,7 +66,7 @@ def fit_aligner(
         CheckpointError: the finished encoder in `folder` is damaged.
     """
     stores: dict[Modality, FeatureStore] = {"image": image_store, "text": text_store}
-    mid = {} if config.local is None else dict(mid or {})
+    mid = {} if config.local.dim is None else dict(mid or {})
     for modality, store in (*stores.items(), *mid.items()):
         if store.modality != modality:
             raise ConfigError(f"The {modality} store holds {store.modality} features ({store.spec}).")
@@ -101,7 +101,9 @@ def _trained(
     accelerator: str,
 ) -> Alignment:
     features = {each: FeatureSet([store, *([mid[each]] if each in mid else [])]) for each, store in stores.items()}
-    train, val = (Split(features, manifest.split(split), config.local is not None) for split in (config.split, "val"))
+    train, val = (
+        Split(features, manifest.split(split), config.local.dim is not None) for split in (config.split, "val")
+    )
     sampler = PairSampler(
         train.gallery.caption_image,
         batch_size=config.batch_size,
@@ -128,7 +130,7 @@ def _trained(
 
 
 def _local_config(config: AlignConfig, stores: Stores, mid: Stores) -> LocalConfig | None:
-    if config.local is None:
+    if config.local.dim is None:
         return None
     return LocalConfig(
         image_high=stores["image"].width,
@@ -160,7 +162,7 @@ def _finished(folder: Path, fingerprint: str) -> bool:
 def _settings(config: AlignConfig) -> dict:
     """The configuration in plain values, as it was before there was a local branch where it has none."""
     settings = asdict(config)
-    if config.local is None:
+    if config.local.dim is None:
         del settings["local"]
     return settings
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from modalloy.align import Tokens, compared_levels
 from modalloy.align.cross_layer import Level
 from modalloy.data import Manifest
 from modalloy.encoders import Modality
@@ -17,15 +18,12 @@ from modalloy.training.batches import PairRows
 _SAMPLE = 100
 """Images of a gallery whose tokens are compared with all of their captions'."""
 
-Padded = dict[Level, tuple[Float[Tensor, "items tokens width"], Bool[Tensor, "items tokens"]]]
-"""Tokens of each level, the summary first, and where they are; plain tensors, which Lightning moves between devices."""
-
 
 class TokenBatch(NamedTuple):
-    """Tokens of images and captions."""
+    """Tokens of images and captions, of each level."""
 
-    image: Padded
-    text: Padded
+    image: dict[Level, Tokens]
+    text: dict[Level, Tokens]
 
 
 class PairBatch(NamedTuple):
@@ -105,17 +103,18 @@ class Split:
         return self.gallery._replace(sample=Sample(self._token_batch(chosen, captions), places))
 
     def _token_batch(self, images: Int[Tensor, "images"], captions: Int[Tensor, "captions"]) -> TokenBatch:
-        return TokenBatch(self._padded("image", images), self._padded("text", captions))
+        return TokenBatch(self._levels("image", images), self._levels("text", captions))
 
-    def _padded(self, modality: Modality, rows: Int[Tensor, "items"]) -> Padded:
+    def _levels(self, modality: Modality, rows: Int[Tensor, "items"]) -> dict[Level, Tokens]:
         levels: tuple[Level, Level] = ("high", "mid")
         read = self._features[modality].batch(self._rows[modality][rows])
-        return {level: (each.tokens, each.mask) for level, each in zip(levels, read, strict=False)}
+        padded = {level: (each.tokens, each.mask) for level, each in zip(levels, read, strict=False)}
+        return compared_levels(modality, padded)
 
     def _require_regions(self) -> None:
-        store = self._features["image"].stores[0]
-        if int(store.tokens(self._rows["image"][:_SAMPLE], limit=2)[1].sum()) <= len(self._rows["image"][:_SAMPLE]):
+        store, some = self._features["image"].stores[0], self._rows["image"][:_SAMPLE]
+        if len(some) and int(store.tokens(some, limit=2)[1].max()) < 2:
             raise FeatureError(
                 f"{store.spec} gives images a summary token alone, but a local branch compares regions with words; "
-                "align without one (leave out `local`), or take a backbone with more tokens."
+                "align without one (leave out `local.dim`), or take a backbone with more tokens."
             )

@@ -1,6 +1,6 @@
 """How two backbones are aligned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from modalloy.align import CrossAttention, HeadConfig
@@ -16,8 +16,8 @@ class LocalBranchConfig:
     The attention and the weight are HACAN's on Flickr30k.
     """
 
-    dim: int = 256
-    """Width that the tokens of both levels and modalities are mapped to."""
+    dim: int | None = None
+    """Width that the tokens of both levels and modalities are mapped to; by default there is no local branch."""
     direction: Literal["t2i", "i2t"] = "t2i"
     """Which tokens attend to which: a caption's words to the regions ("t2i"), or the other way round ("i2t", COCO)."""
     focal: Literal["prob", "equal"] = "prob"
@@ -26,11 +26,13 @@ class LocalBranchConfig:
     """What the global loss is multiplied by: 10 in HACAN, whose local hinges are summed over a batch of 64."""
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
+        if self.dim is not None and self.dim < 1:
             raise ConfigError(f"local.dim must be at least 1, got {self.dim}.")
         if not self.global_weight > 0:
             raise ConfigError(f"local.global_weight must be above 0, got {self.global_weight}.")
         self.attention()
+        if self.dim is None and any(getattr(self, each.name) != each.default for each in fields(self)):
+            raise ConfigError("the settings of a local branch need its width too: give local.dim, such as 256.")
 
     def attention(self) -> CrossAttention:
         """How tokens attend to each other."""
@@ -53,8 +55,8 @@ class AlignConfig:
     """Temperature of InfoNCE, as the loss and in the warm-up."""
     info_nce_warmup: float = 0.5
     """Share of the epochs, from the first, with InfoNCE: hardest negatives collapse heads at a cold start."""
-    local: LocalBranchConfig | None = None
-    """HACAN's local branch, which compares regions with words; by default there is none."""
+    local: LocalBranchConfig = field(default_factory=LocalBranchConfig)
+    """HACAN's local branch, which compares regions with words."""
     dim: int = 256
     """Length of the shared embedding."""
     image_widths: tuple[int, ...] | None = None

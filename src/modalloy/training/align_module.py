@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from modalloy.align import GlobalHead, LocalBranch, LocalConfig, compared_levels, hacan_loss, info_nce, same_item
+from modalloy.align import GlobalHead, LocalBranch, LocalConfig, hacan_loss, info_nce, same_item
 from modalloy.align.losses import LOSSES, info_nce_of_scores
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.training.align_batches import Gallery, PairBatch, TokenBatch
@@ -76,7 +76,7 @@ class Alignment(LightningModule):
 
     def _local_scores(self, tokens: TokenBatch) -> Float[Tensor, "images captions"]:
         assert self.local is not None
-        return self.local(compared_levels("image", tokens.image), compared_levels("text", tokens.text))
+        return self.local(tokens.image, tokens.text)
 
     def _global_loss(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"], same: Bool[Tensor, "batch batch"]
@@ -95,7 +95,7 @@ class Alignment(LightningModule):
     ) -> Float[Tensor, ""]:
         """HACAN's loss; where the global one is InfoNCE, it is that of the local scores, too."""
         config = self.align_config
-        assert self.local is not None and config.local is not None
+        assert self.local is not None
         weight = config.local.global_weight
         if config.loss == "info_nce" or self._warming_up():
             # The mean of the terms' cosines, for which the temperature is meant.

@@ -39,7 +39,7 @@ def align_backbones(
     encoders: dict[Modality, Encoder] = {"image": load_encoder(image), "text": load_encoder(text)}
     stores = {modality: collection.store(encoder, modality) for modality, encoder in encoders.items()}
     mid: dict[Modality, FeatureStore] = {}
-    if config.local is not None:
+    if config.local.dim is not None:
         for modality, encoder in encoders.items():
             if encoder.mid_layer(modality) is not None:
                 mid[modality] = collection.store(MidLevel(encoder), modality)

@@ -21,9 +21,6 @@ def mistakes(kind: Any, values: Any, key: str = "") -> Iterator[tuple[str, str]]
     >>> list(mistakes(RandAugment, 3, "augmentation"))
     [('augmentation', 'augmentation must hold keys and values, got 3.')]
     """
-    if isinstance(values, dict) and get_origin(kind) in (Union, UnionType):
-        # Keys and values are for the dataclass that may be left out.
-        kind = next(filter(is_dataclass, get_args(kind)), kind)
     if is_dataclass(kind):
         yield from _of_dataclass(kind, values, key)
     elif get_origin(kind) is tuple and isinstance(values, list | tuple):
