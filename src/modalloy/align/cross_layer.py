@@ -128,6 +128,7 @@ def compared_levels(
 
     As in HACAN an image's are the regions alone, while a caption's begin with CLS.
 
+    >>> import torch
     >>> image = torch.randn(2, 50, 8), torch.ones(2, 50, dtype=torch.bool)
     >>> compared_levels("image", {"high": image})["high"].values.shape
     torch.Size([2, 49, 8])
