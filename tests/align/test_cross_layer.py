@@ -9,6 +9,7 @@ from modalloy.align import (
     LocalConfig,
     Tokens,
     candidate_cross_layer_similarity,
+    compared_levels,
     cross_layer_similarity,
     local_similarity,
 )
@@ -90,6 +91,30 @@ def test_the_branch_maps_each_level_with_the_map_of_that_name():
     torch.testing.assert_close(scores, expected)
     scores.sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in branch.parameters())
+
+
+def test_terms_of_a_level_that_is_not_there_are_left_out():
+    images, captions = batch()
+    del captions["mid"]
+    branch = LocalBranch(LocalConfig(6, 6, 6, None, dim=6)).double()
+    assert branch.config.terms == (Term("high", "high", focal=True), Term("mid", "high"))
+    expected = cross_layer_similarity(
+        branch.project("image", images), branch.project("text", captions), terms=branch.config.terms
+    )
+    torch.testing.assert_close(branch(images, captions), expected)
+    assert LocalConfig(6, None, 6, 6).terms == (Term("high", "high", focal=True), Term("high", "mid"))
+    assert LocalConfig(6, None, 6, None).terms == FOCAL
+    with pytest.raises(DataError, match="made without the texts' level 'mid'"):
+        branch.project("text", images)
+
+
+def test_images_are_compared_without_their_summary():
+    values, mask = torch.randn(3, 5, 2), torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
+    for modality, first in (("image", 1), ("text", 0)):
+        compared = compared_levels(modality, {"high": (values, mask), "mid": (values, mask)})
+        for level in ("high", "mid"):
+            assert torch.equal(compared[level].values, values[:, first:])
+            assert torch.equal(compared[level].mask, mask[:, first:])
 
 
 @pytest.mark.parametrize("name", ["image_high", "image_mid", "text_high", "text_mid", "dim"])

@@ -75,6 +75,14 @@ def test_help_lists_every_verb(capsys):
             ["align", "a", "b", "--collection", "demo", "--out", "x", "--align.epochs", "few"],
             "--align.epochs must be a whole number",
         ),
+        (
+            ["align", "a", "b", "--collection", "demo", "--out", "x", "--align.local.direction", "both"],
+            "--align.local.direction must be one of t2i, i2t, got 'both'",
+        ),
+        (
+            ["align", "a", "b", "--collection", "demo", "--out", "x", "--align.local", "true"],
+            "--align.local takes no value itself, but has options: --align.local.dim, ",
+        ),
         # Abbreviations would change their meaning with each new option.
         (["doctor", "demo", "--thr", "1"], "--thr"),
     ],

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from modalloy import load_encoder
+from modalloy.align import CrossAttention
 from modalloy.cli.main import USER_MISTAKE, main
 from modalloy.encoders.efficientnet_lite import EfficientNetLite
 
@@ -50,6 +52,17 @@ def test_extract(run, features, tiny_manifest):
     ]
     table = run("extract", "subwords", json_output=False)
     assert "subwords" in table and str(len(tiny_manifest.captions)) in table
+
+
+def test_align_with_a_local_branch(run, tmp_path):
+    options = ["--align.epochs", "1", "--align.dim", "8", "--align.local.dim", "8", "--align.local.direction", "i2t"]
+    made = run("align", "efficientnet-lite0@64", "minilm", "--out", tmp_path / "whole", *options)
+    local = load_encoder(made["encoder"]).local.config
+    assert (local.dim, local.attention, len(local.terms)) == (8, CrossAttention("i2t", "prob"), 3)
+    last = json.loads((tmp_path / "whole/metrics.jsonl").read_text().splitlines()[-1])
+    assert {"val_rsum", "val_local_rsum"} < set(last)
+    found = run("evaluate", made["encoder"], "--split", "val")
+    assert found
 
 
 def test_align_fuse_search_evaluate(run, inputs, tmp_path, capsys):

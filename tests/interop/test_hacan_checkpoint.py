@@ -9,9 +9,8 @@ import torch
 import transformers
 from damaged_files import damaged_copies
 from PIL import Image
-from safetensors.torch import load_file
 
-from modalloy.align import AlignedEncoder
+from modalloy.align import AlignedEncoder, CrossAttention
 from modalloy.data.manifest import Item, Manifest
 from modalloy.encoders import Encoded, load_encoder
 from modalloy.errors import CheckpointError, ConfigError
@@ -59,6 +58,9 @@ def small(tmp_path):
         return import_hacan_checkpoint(path, tmp_path / "run", tokenizer=words, text_heads=HEADS)
 
     return run
+
+
+_TEXT_MAPS = ("cross_modal_text_transform", "cross_modal_text_transform_2")
 
 
 def save_words(folder: Path, pieces: list[str]) -> Path:
@@ -137,7 +139,7 @@ def test_backbones_are_those_of_transformers(imported, state):
 
 
 def test_the_local_branch_is_kept(imported, state):
-    kept = load_file(Path(imported.spec.removeprefix("hacan:")) / "local.safetensors")
+    kept = load_encoder(imported.spec).local.state_dict()
     names = {
         "image_high": "fc3",
         "image_mid": "fc2",
@@ -148,9 +150,43 @@ def test_the_local_branch_is_kept(imported, state):
     for name, theirs in names.items():
         assert torch.equal(kept[f"{name}.weight"], state[f"{theirs}.weight"])
         assert torch.equal(kept[f"{name}.bias"], state[f"{theirs}.bias"])
-    assert imported.training["local_branch"] == {name: list(tensor.shape) for name, tensor in kept.items()}
+    assert imported.local.config.attention == CrossAttention("t2i", "prob")
     assert imported.training["file"] == "epoch=10.ckpt"
     assert imported.name == "HACAN epoch=10"
+
+
+def test_the_local_branch_compares_what_the_original_does(imported, state):
+    """Regions of stages 3 and 4 and BERT's layers 10 and 12, mapped with the original's weights."""
+    encoder = load_encoder(imported.spec)
+    network, bert = encoder.backbone("image")._network, encoder.backbone("text")._network
+    seen = {}
+    for name, module in (
+        ("fc2", network.encoder.stages[2]),
+        ("fc3", network.encoder.stages[3]),
+        ("cross_modal_text_transform_2", bert.encoder.layer[9]),
+        ("cross_modal_text_transform", bert.encoder.layer[11]),
+    ):
+        module.register_forward_hook(lambda *call, name=name: seen.__setitem__(name, call[2]))
+    items = {"image": pictures()[:1], "text": list(TEXTS)[:1]}
+    for modality, maps in (("image", ("fc3", "fc2")), ("text", _TEXT_MAPS)):
+        features = {}
+        for level in ("high", "mid"):
+            encode = getattr(encoder.backbone(modality, level), f"encode_{modality}s")
+            encoded = encode(items[modality])
+            features[level] = encoded.tokens, encoded.lengths
+        found = encoder.project_tokens(modality, features)
+        for level, name in zip(("high", "mid"), maps, strict=True):
+            hidden = seen[name].flatten(2).mT if modality == "image" else seen[name]
+            expected = hidden @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+            torch.testing.assert_close(found[level].values, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_local_branch_attends_as_the_checkpoint_says(small, words):
+    config = {**original.CONFIG, "direction": "i2t", "focal_type": "equal", "lambda_softmax": 4}
+    assert small(words, config=config).local.config.attention == CrossAttention("i2t", "equal", 4.0)
+    for odd in ({"direction": "both"}, {"focal_type": 1}, {"lambda_softmax": "much"}, {"lambda_softmax": -1}):
+        with pytest.raises(CheckpointError, match="attention isn't HACAN's"):
+            small(words, config={**original.CONFIG, **odd})
 
 
 def test_the_folder_can_be_moved(small, words, tmp_path):
@@ -232,7 +268,8 @@ def _put(name, value):
         (_put("convnexts.norm.bias", torch.ones(3)), r"convnexts.norm.bias of shape \(3,\) instead of \(12,\)"),
         (_put("img_enc.v_fc2.weight", torch.ones(14, 5)), r"img_enc.v_fc2.weight of shape \(14, 5\) instead of"),
         (_put("fc2.weight", torch.ones(10, 3)), r"fc2.weight of shape \(10, 3\) instead of \(10, 8\)"),
-        (_put("fc2.weight", torch.tensor(1.0)), r"fc2.weight can't have the shape \(\)"),
+        (_put("fc2.weight", torch.tensor(1.0)), r"fc2.weight of shape \(\) instead of"),
+        (_put("fc3.weight", torch.tensor(1.0)), r"fc3.weight can't have the shape \(\)"),
         (_put("fc2.bias", torch.full((10,), torch.nan)), "fc2.bias with numbers that aren't finite"),
         (_put("fc2.bias", 3), "should hold tensors by name, but fc2.bias isn't one"),
         (lambda state: state.clear(), "should hold a `state_dict`"),

@@ -12,7 +12,7 @@ from modalloy.errors import ConfigError, DataError, FeatureError
 from modalloy.features import FeatureStore
 from modalloy.interop import import_regions
 from modalloy.interop.regions import RegionChoice
-from modalloy.training.align import AlignConfig
+from modalloy.training.align_config import AlignConfig
 from modalloy.workflow.align import align_backbones
 
 WIDTH, HEIGHT = 200, 100

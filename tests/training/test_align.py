@@ -19,7 +19,8 @@ from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore, derive, extract
-from modalloy.training.align import AlignConfig, _fingerprint, fit_aligner
+from modalloy.training.align import _fingerprint, fit_aligner
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 
 DIM = {"image": 24, "text": 20}
 SPLITS = {"train": 40, "val": 8, "test": 2}
@@ -144,6 +145,7 @@ def test_killed_trainings_go_on_and_end_the_same(manifest, stores, tmp_path):
     whole = fit_on_cpu(CONFIG, stores, manifest, tmp_path / "whole")
     manifest.save(tmp_path / "manifest.jsonl")
     folder = tmp_path / "killed"
+    settings = {name: value for name, value in dataclasses.asdict(CONFIG).items() if name != "local"}
     code = f"""
 import os, signal
 from modalloy.data import Manifest
@@ -158,7 +160,7 @@ def on_train_batch_end(self, trainer, module, outputs, batch, index):
 trainer._FitProgress.on_train_batch_end = on_train_batch_end
 stores = [FeatureStore.open(folder) for folder in {[str(store.folder) for store in stores]!r}]
 fit_aligner(
-    AlignConfig(**{dataclasses.asdict(CONFIG)!r}),
+    AlignConfig(**{settings!r}),
     *stores,
     Manifest.load({str(tmp_path / "manifest.jsonl")!r}),
     {str(folder)!r},
@@ -281,7 +283,7 @@ def test_it_trains_on_the_split_asked_for(manifest, stores, tmp_path):
 
 def test_an_alignment_on_train_has_the_fingerprint_that_it_had_before_there_was_a_choice(manifest, stores):
     config = dataclasses.asdict(CONFIG)
-    del config["split"]
+    del config["split"], config["local"]
     known = {
         "recipe": 1,
         "config": config,
@@ -304,6 +306,6 @@ def test_heads_are_as_configured():
 
 
 def test_hacans_own_settings(manifest, stores, tmp_path):
-    config = AlignConfig.hacan(epochs=1)
-    assert config == AlignConfig.hacan(**dataclasses.asdict(config))
+    config = AlignConfig.hacan(epochs=1, local=LocalBranchConfig())
+    assert config == AlignConfig.hacan(**vars(config))
     assert fit_on_cpu(config, stores, manifest, tmp_path).dim("image") == 768

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from modalloy import AlignedEncoder, Collection, align_backbones
+from modalloy.align import cross_layer_similarity
+from modalloy.encoders import Encoded
 from modalloy.errors import ConfigError
-from modalloy.training.align import AlignConfig
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 
 TINY = AlignConfig(epochs=1, dim=8, batch_size=8)
 
@@ -43,3 +47,26 @@ def test_backbones_of_the_wrong_modality_are_refused(collection, tmp_path, image
 def test_an_unknown_backbone_is_refused_before_the_work(collection, tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'minilm'"):
         align_backbones("efficientnet-lite0@64", "minilmm", collection, tmp_path / "made", TINY)
+
+
+def test_a_local_branch_reads_the_mid_levels_there_are(collection, run_copy, tmp_path):
+    config = replace(TINY, local=LocalBranchConfig(dim=8))
+    made = align_backbones("efficientnet-lite0@64", "subwords", collection, tmp_path / "made", config)
+    assert list(made.mid) == ["image"] and len(made.local.config.terms) == 2
+    encoder = AlignedEncoder.from_pretrained(tmp_path / "made")
+    high, mid = (collection.store(encoder.backbone("image", level), "image") for level in ("high", "mid"))
+    assert mid.folder.parent.name.startswith("mid-") and mid.spec == "mid:efficientnet-lite0@64"
+    assert torch.equal(high.valid, mid.valid) and not high.valid.all()
+    captions = collection.store(encoder.backbone("text"), "text")
+    rows = high.valid.nonzero()[:3, 0]
+    images = encoder.project_tokens("image", {"high": high.tokens(rows), "mid": mid.tokens(rows)})
+    texts = encoder.project_tokens("text", {"high": captions.tokens(torch.arange(5))})
+    scores = cross_layer_similarity(images, texts, encoder.local.config.attention, encoder.local.config.terms)
+    assert scores.shape == (3, 5) and scores.isfinite().all()
+    embeddings = collection.store(encoder, "image").embeddings(rows)
+    torch.testing.assert_close(encoder.project("image", _encoded(high, rows)).embedding, embeddings)
+
+
+def _encoded(store, rows) -> Encoded:
+    tokens, lengths = store.tokens(rows)
+    return Encoded(store.embeddings(rows), tokens.float(), lengths)

@@ -6,7 +6,7 @@ import pytest
 
 from modalloy.data.splits import SplitsConfig
 from modalloy.errors import ConfigError
-from modalloy.training.align import AlignConfig
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import DEMO_CONFIG, InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
@@ -47,6 +47,30 @@ def test_a_saved_configuration_is_read_back(load, tmp_path):
     save_config(config, tmp_path / "saved.yaml")
     # Paths are saved whole, so that the run can be gone on with from another folder.
     assert load_config(tmp_path / "saved.yaml") == replace(config, collection=str(Path.cwd() / "pictures"))
+
+
+def test_an_input_is_aligned_with_a_local_branch_if_it_says_so(load, tmp_path):
+    whole = load(MINIMAL, {"inputs.1.align": {"local": {"direction": "i2t", "dim": 64}}})
+    assert whole.inputs[1].align == AlignConfig(local=LocalBranchConfig(64, "i2t"))
+    assert load(MINIMAL, {"inputs.1.align.local.dim": 32}).inputs[1].align.local == LocalBranchConfig(32)
+    save_config(whole, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").inputs == whole.inputs
+
+
+@pytest.mark.parametrize(
+    ("local", "said"),
+    [
+        ("true", "inputs.1.align.local must hold keys and values, got True"),
+        ("{dims: 3}", "unknown key inputs.1.align.local.dims; did you mean dim?"),
+        ("{dim: x}", "inputs.1.align.local.dim must be a whole number or null, got 'x'"),
+        ("{direction: both}", "inputs.1.align.local.direction must be one of t2i, i2t, got 'both'"),
+        ("{dim: 0}", "local.dim must be at least 1, got 0"),
+    ],
+)
+def test_an_impossible_local_branch_is_refused(load, local, said):
+    text = f"[{{name: a, encoder: x}}, {{name: b, image: y, text: z, align: {{local: {local}}}}}]"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load(f"collection: c\nfolder: f\ninputs: {text}")
 
 
 def test_a_pretrained_alloy_is_saved_by_its_whole_path(load, tmp_path):

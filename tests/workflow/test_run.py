@@ -25,6 +25,7 @@ from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, Rotated, TowerConfig, TowerFuser, input_shapes
 from modalloy.search import Gallery
 from modalloy.training import trainer
+from modalloy.training.align_config import LocalBranchConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import InputConfig, load_config, save_config
 from modalloy.workflow.run import Run
@@ -231,6 +232,12 @@ class TestReuse:
         for spec, modality in (("minilm", "text"), ("vit-s14-focus@56", "image")):
             store = drawn.collection.store(load_encoder(spec), modality)
             assert store.folder.is_relative_to(run_copy)
+
+    def test_a_local_branch_counts(self, run_copy):
+        run = Run.open(run_copy)
+        local = replace(run.config.inputs[0].align, local=LocalBranchConfig(8))
+        inputs = (replace(run.config.inputs[0], align=local), run.config.inputs[1])
+        assert Run(replace(run.config, inputs=inputs))._fingerprint() != run._fingerprint()
 
     def test_a_pretrained_alloy_counts_by_what_it_is(self, finished_run, run_copy):
         run = Run.open(run_copy)

@@ -1,13 +1,15 @@
 """Aligning an image backbone and a text backbone into one dual encoder (HACAN)."""
 
+from modalloy.align.backbone import Backbone
 from modalloy.align.cross_attention import CrossAttention
 from modalloy.align.cross_layer import (
     LocalBranch,
     LocalConfig,
     candidate_cross_layer_similarity,
+    compared_levels,
     cross_layer_similarity,
 )
-from modalloy.align.encoder import AlignedEncoder, Backbone
+from modalloy.align.encoder import AlignedEncoder
 from modalloy.align.heads import GlobalHead, HeadConfig
 from modalloy.align.local_losses import hacan_loss, local_hinge
 from modalloy.align.local_similarity import Tokens, candidate_similarity, local_similarity
@@ -25,6 +27,7 @@ __all__ = [
     "Tokens",
     "candidate_cross_layer_similarity",
     "candidate_similarity",
+    "compared_levels",
     "cross_layer_similarity",
     "f_hn",
     "gcd",

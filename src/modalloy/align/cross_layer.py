@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
@@ -120,6 +120,23 @@ def _level(levels: Levels, level: Level, modality: Modality) -> Tokens:
     return levels[level]
 
 
+def compared_levels(
+    modality: Modality,
+    features: Mapping[Level, tuple[Float[Tensor, "items tokens width"], Bool[Tensor, "items tokens"]]],
+) -> dict[Level, Tokens]:
+    """What the local branch compares of a backbone's padded tokens of each level, whose first is the summary.
+
+    As in HACAN an image's are the regions alone, while a caption's begin with CLS.
+
+    >>> import torch
+    >>> image = torch.randn(2, 50, 8), torch.ones(2, 50, dtype=torch.bool)
+    >>> compared_levels("image", {"high": image})["high"].values.shape
+    torch.Size([2, 49, 8])
+    """
+    first = 1 if modality == "image" else 0
+    return {level: Tokens(values[:, first:], mask[:, first:]) for level, (values, mask) in features.items()}
+
+
 @dataclass(frozen=True)
 class LocalConfig:
     """Shape of a local branch; HACAN's own, on ConvNeXt-base and BERT-base, is:
@@ -130,12 +147,12 @@ class LocalConfig:
 
     image_high: int
     """Width of the images' last tokens."""
-    image_mid: int
-    """Width of the images' earlier tokens."""
+    image_mid: int | None
+    """Width of the images' earlier tokens; None where there are none, so that no term reads them."""
     text_high: int
     """Width of the captions' last tokens."""
-    text_mid: int
-    """Width of the captions' earlier tokens."""
+    text_mid: int | None
+    """Width of the captions' earlier tokens, or None."""
     dim: int = 768
     """Width that all are mapped to."""
     attention: CrossAttention = FOCAL_PROB
@@ -143,8 +160,18 @@ class LocalConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_high", "image_mid", "text_high", "text_mid", "dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            width = getattr(self, name)
+            if width is not None and width < 1:
+                raise ConfigError(f"{name} must be at least 1, got {width}.")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of `CROSS_LAYER` whose levels there are."""
+        return tuple(
+            term
+            for term in CROSS_LAYER
+            if getattr(self, f"image_{term.image}") is not None and getattr(self, f"text_{term.text}") is not None
+        )
 
 
 class LocalBranch(nn.Module):
@@ -167,20 +194,27 @@ class LocalBranch(nn.Module):
         super().__init__()
         self.config = config
         self.image_high = nn.Linear(config.image_high, config.dim)
-        self.image_mid = nn.Linear(config.image_mid, config.dim)
+        self.image_mid = None if config.image_mid is None else nn.Linear(config.image_mid, config.dim)
         self.text_high = nn.Linear(config.text_high, config.dim)
-        self.text_mid = nn.Linear(config.text_mid, config.dim)
+        self.text_mid = None if config.text_mid is None else nn.Linear(config.text_mid, config.dim)
 
     def project(self, modality: Modality, levels: Levels) -> dict[Level, Tokens]:
-        """Maps a backbone's tokens into the shared space; once per item, however many it is scored with."""
-        return {
-            level: Tokens(self.get_submodule(f"{modality}_{level}")(tokens.values), tokens.mask)
-            for level, tokens in levels.items()
-        }
+        """Maps a backbone's tokens into the shared space; once per item, however many it is scored with.
+
+        Raises:
+            DataError: the branch has no map of a level.
+        """
+        projected: dict[Level, Tokens] = {}
+        for level, tokens in levels.items():
+            linear = getattr(self, f"{modality}_{level}")
+            if linear is None:
+                raise DataError(f"the local branch was made without the {modality}s' level {level!r}; leave it out")
+            projected[level] = Tokens(linear(tokens.values), tokens.mask)
+        return projected
 
     def forward(
         self, images: Levels, captions: Levels, *, block: int | None = None
     ) -> Float[Tensor, "images captions"]:
         """Cross-layer scores of every image with every caption, from the backbones' tokens."""
         projected = self.project("image", images), self.project("text", captions)
-        return cross_layer_similarity(*projected, self.config.attention, block=block)
+        return cross_layer_similarity(*projected, self.config.attention, self.config.terms, block=block)

@@ -31,6 +31,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.values)
 
+    def to(self, device: torch.device) -> "Tokens":
+        """The same tokens on another device."""
+        return Tokens(self.values.to(device), self.mask.to(device))
+
     def __getitem__(self, items: Int[Tensor, "some"]) -> "Tokens":
         return Tokens(self.values.index_select(0, items), self.mask.index_select(0, items))
 

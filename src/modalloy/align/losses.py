@@ -145,8 +145,15 @@ def info_nce(
     >>> round(info_nce(torch.eye(2), torch.eye(2), same_item(torch.arange(2)), temperature=1.0).item(), 4)
     0.3133
     """
+    return info_nce_of_scores(image @ text.T, same, temperature=temperature)
+
+
+def info_nce_of_scores(
+    score: Float[Tensor, "batch batch"], same: Bool[Tensor, "batch batch"], *, temperature: float = 0.07
+) -> Float[Tensor, ""]:
+    """`info_nce` of any scores, images by texts, such as the local branch's."""
     forbidden = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-    logits = (image @ text.T / temperature).masked_fill(forbidden, -torch.inf)
+    logits = (score / temperature).masked_fill(forbidden, -torch.inf)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 

@@ -18,7 +18,7 @@ class Align(Verb):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
-        from modalloy.training.align import AlignConfig
+        from modalloy.training.align_config import AlignConfig
 
         parser.add_argument("image", type=str, help="spec of the image backbone")
         parser.add_argument("text", type=str, help="spec of the text backbone")

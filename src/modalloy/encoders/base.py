@@ -172,6 +172,18 @@ class Encoder(ABC):
     def forward(self, modality: Modality, prepared: Sequence[Any]) -> Encoded:
         """Collates what `preprocess` gave (one item or more) and runs the frozen model, without gradients."""
 
+    def mid_layer(self, modality: Modality) -> str | None:
+        """The earlier layer that `forward_mid` reads, by name; None where there is no second token level."""
+        return None
+
+    def forward_mid(self, modality: Modality, prepared: Sequence[Any]) -> Encoded:
+        """Like `forward`, but what the model makes of the items up to `mid_layer`; see `modalloy.encoders.mid`.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        raise ConfigError(f"{self.spec} has no second token level of {modality}s.")
+
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the image tokens after the summary token; None where they have no grid."""
         return None

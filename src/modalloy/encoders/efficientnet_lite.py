@@ -1,7 +1,9 @@
 """EfficientNet-Lite (Tan & Le 2019, ICML; the Lite variants have ReLU6 and no squeeze-and-excitation).
 
 Notable: the summary token is the pooled last feature map, its cells are the other tokens; batch norms are
-folded into the convolutions, which changes nothing but rounding and saves memory traffic on a CPU.
+folded into the convolutions, which changes nothing but rounding and saves memory traffic on a CPU. The mid level
+is the last map of twice the resolution, not pooled: it is so narrow (112 or 120 channels) that its cells take less
+room than those of the last one.
 """
 
 from collections.abc import Sequence
@@ -77,9 +79,23 @@ class EfficientNetLite(PackagedBackbone):
     @torch.no_grad()
     def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
         """Runs the network; the summary token is the mean of the cells that follow it."""
+        return self._cells(modality, prepared, mid=False)
+
+    def mid_layer(self, modality: Modality) -> str:
+        """The last feature map of twice the resolution."""
+        self._require(modality)
+        return f"block {self._model.mid} of {len(self._model.network._blocks)}"
+
+    @torch.no_grad()
+    def forward_mid(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
+        """Runs the network up to that map; the summary token is the mean of the cells that follow it."""
+        return self._cells(modality, prepared, mid=True)
+
+    def _cells(self, modality: Modality, prepared: Sequence[Tensor], mid: bool) -> Encoded:
         self._require(modality)
         batch = self._images.normalise(list(prepared)).to(self.device, memory_format=torch.channels_last)
-        cells: Float[Tensor, "batch cells width"] = self._model(batch).flatten(2).transpose(1, 2)
+        feature_map: Float[Tensor, "batch width rows columns"] = self._model(batch, mid)
+        cells = feature_map.flatten(2).transpose(1, 2)
         summary = cells.mean(dim=1, keepdim=True)
         tokens = torch.cat([summary, cells], dim=1)
         return Encoded(
@@ -92,8 +108,10 @@ class EfficientNetLite(PackagedBackbone):
 class _FeatureMap(nn.Module):
     """The network without its classifier, with batch norms folded into the convolutions."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
+        strides = [block._block_args.stride for block in network._blocks]
+        self.mid = max(number for number, stride in enumerate(strides) if stride in (2, [2]))
         for module in network.modules():
             for convolution, norm in (
                 ("_conv_stem", "_bn0"),
@@ -108,11 +126,18 @@ class _FeatureMap(nn.Module):
                     setattr(module, norm, nn.Identity())
         self.network = network
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
-        return self.network.extract_features(images)  # type: ignore[operator]
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], mid: bool = False
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        if not mid:
+            return self.network.extract_features(images)
+        hidden = self.network._swish(self.network._bn0(self.network._conv_stem(images)))
+        for block in self.network._blocks[: self.mid]:
+            hidden = block(hidden)
+        return hidden
 
 
-def _load(variant: int, image_size: int, path: str) -> nn.Module:
+def _load(variant: int, image_size: int, path: str) -> "_FeatureMap":
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:

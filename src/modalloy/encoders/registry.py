@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modalloy.encoders.base import Encoder
+from modalloy.encoders.mid import MID, MidLevel
 from modalloy.errors import ConfigError
 
 _GROUP = "modalloy.encoders"
@@ -56,8 +57,9 @@ def load_encoder(spec: str) -> Encoder:
     Args:
         spec: a built-in name ("efficientnet-lite0", "minilm"), a built-in name with its option after "@" (the
             image size of "vit-s14-focus@168", the maximum length of "minilm@128"); "kind:model" for a model in a
-            folder or on the hub ("clip:openai/clip-vit-base-patch32", "siglip:models/mine"); or "kind:argument"
-            for an encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y").
+            folder or on the hub ("clip:openai/clip-vit-base-patch32", "siglip:models/mine"); "kind:argument"
+            for an encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y"); or "mid:" and a spec for
+            the second token level of that encoder ("mid:minilm").
 
     Raises:
         ConfigError: the spec is unknown, its option can't work, or its encoder's package isn't installed.
@@ -69,6 +71,8 @@ def load_encoder(spec: str) -> Encoder:
     if name in _BUILT_IN:
         return _build(_BUILT_IN[name], spec, option if at else None)
     kind, _, argument = spec.partition(":")
+    if kind == MID and argument:
+        return MidLevel(load_encoder(argument))
     registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
     if kind not in _HUB and kind not in registered:
         raise ConfigError(_unknown(spec, registered))
@@ -107,6 +111,8 @@ def relative_spec(spec: str, folder: Path) -> str:
     'minilm'
     """
     kind, colon, argument = spec.partition(":")
+    if kind == MID:
+        return f"{kind}{colon}{relative_spec(argument, folder)}"
     path, option = _path_and_option(argument, Path())
     return f"{kind}:{os.path.relpath(path, folder)}{option}" if colon and path else spec
 
@@ -114,6 +120,8 @@ def relative_spec(spec: str, folder: Path) -> str:
 def absolute_spec(spec: str, folder: Path) -> str:
     """Undoes `relative_spec`, wherever `folder` is now."""
     kind, colon, argument = spec.partition(":")
+    if kind == MID:
+        return f"{kind}{colon}{absolute_spec(argument, folder)}"
     path, option = _path_and_option(argument, folder)
     return f"{kind}:{(folder / path).resolve()}{option}" if colon and path else spec
 

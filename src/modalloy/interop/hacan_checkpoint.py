@@ -2,32 +2,31 @@
 
     OUT/image/           ConvNextModel, with the authors' preprocessing for evaluation
     OUT/text/            BertModel, with its tokenizer
-    OUT/local.safetensors    the local branch's linear maps
-    OUT/model.safetensors, OUT/config.json    the heads, as `AlignedEncoder.save` writes them
+    OUT/model.safetensors, OUT/config.json    the heads and the local branch, as `AlignedEncoder.save` writes them
 
 Notable: the heads read the summary tokens as they are, as in the authors' code, rather than unit-norm embeddings. Of a
 text that is the raw CLS, so BERT's pooler is a part of the head (and of the backbone, whose embedding needs it too).
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modalloy.align import AlignedEncoder, Backbone
+from modalloy.align import AlignedEncoder, Backbone, CrossAttention, LocalBranch, LocalConfig
 from modalloy.align.encoder import FORMAT
-from modalloy.encoders import Encoder, Modality, load_encoder
+from modalloy.encoders import Modality, load_encoder
 from modalloy.encoders.checkpoint import CONFIG, WEIGHTS
 from modalloy.encoders.hub.files import hub_file
 from modalloy.encoders.hub.quiet import quiet
+from modalloy.encoders.mid import MidLevel
 from modalloy.errors import CheckpointError, ConfigError, one_line
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
 from modalloy.interop.hacan_weights import HacanWeights, read_hacan_checkpoint
 
-LOCAL_BRANCH = "local.safetensors"
 _MAX_LENGTH = 32
 _PREPROCESSING = {
     "image_processor_type": "CLIPImageProcessor",
@@ -54,17 +53,16 @@ def import_hacan_checkpoint(
     name: str | None = None,
     text_heads: int | None = None,
 ) -> AlignedEncoder:
-    """Makes an aligned encoder of a checkpoint of HACAN's code (lvshuai789/HACAN), that gives its global embeddings.
+    """Makes an aligned encoder of a checkpoint of HACAN's code (lvshuai789/HACAN): its embeddings and its local branch.
 
-    Its backbones serve alone too, as "convnext:OUT/image" and "bert:OUT/text". The linear maps of the local branch are
-    kept in `OUT/local.safetensors` as {image,text}_{high,mid}.{weight,bias}, and nothing reads them yet: scores are
-    those of HACAN's global branch. What the encoder was made of, and what is in that file, stands in its `training`.
+    Its backbones serve alone too, as "convnext:OUT/image" and "bert:OUT/text", and their earlier layers as
+    "mid:convnext:OUT/image" and "mid:bert:OUT/text". What the encoder was made of stands in its `training`.
 
     Nothing in the checkpoint is run; see `read_lightning_checkpoint`.
 
     Args:
         path: Lightning's file, or one with its `state_dict` alone, which then counts as trained with the published
-            settings: LeakyReLU, 32 tokens, lower-cased texts.
+            settings: LeakyReLU, 32 tokens, lower-cased texts, Flickr30k's attention.
         out: the folder to write; "hacan:OUT" is the encoder's spec.
         tokenizer: BERT's: a folder, or a name on the hub, of which only `vocab.txt` is fetched.
         name: for people; by default "HACAN" and the file's name.
@@ -80,6 +78,7 @@ def import_hacan_checkpoint(
     path, out = Path(path), Path(out)
     _require_free(out)
     weights = read_hacan_checkpoint(path, text_heads=text_heads)
+    attention = _attention(weights)
     words = _tokenizer(str(tokenizer), weights)
     # Without its configuration, a folder half written over can't pass for a whole one.
     (out / CONFIG).unlink(missing_ok=True)
@@ -87,21 +86,20 @@ def import_hacan_checkpoint(
     write_json(out / "image" / "preprocessor_config.json", _PREPROCESSING)
     _save_model(out / "text", "BertModel", weights.text_config, weights.text)
     _save_tokenizer(words, out / "text")
-    with atomic_path(out / LOCAL_BRANCH) as temporary:
-        save_file(weights.local, temporary, {"format": "pt"})
+    kinds: dict[Modality, str] = {"image": "convnext", "text": "bert"}
+    backbones = {each: load_encoder(f"{kind}:{(out / each).resolve()}") for each, kind in kinds.items()}
+    mid = {each: MidLevel(model) for each, model in backbones.items() if model.mid_layer(each) is not None}
     encoder = AlignedEncoder(
-        {
-            "image": _backbone(load_encoder(f"convnext:{(out / 'image').resolve()}"), "image"),
-            "text": _backbone(load_encoder(f"bert:{(out / 'text').resolve()}"), "text"),
-        },
+        {each: Backbone.of(model, each) for each, model in backbones.items()},
         {"image": weights.image_head, "text": weights.text_head},
         name=name or f"HACAN {path.stem}",
         training={
             "imported": "hacan-checkpoint",
             "file": path.name,
             "sha256": sha256_of(path),
-            "local_branch": {key: list(tensor.shape) for key, tensor in weights.local.items()},
         },
+        local=_local_branch(weights, attention, mid),
+        mid={each: Backbone.of(level, each) for each, level in mid.items()},
     )
     encoder.save(out)
     return encoder
@@ -165,5 +163,29 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
                 temporary.write_bytes(file.read_bytes())
 
 
-def _backbone(encoder: Encoder, modality: Modality) -> Backbone:
-    return Backbone(encoder.spec, encoder.fingerprint(modality), encoder.width(modality))
+def _attention(weights: HacanWeights) -> CrossAttention:
+    settings = weights.settings
+    try:
+        smoothing = float(settings.get("lambda_softmax", 9))
+        return CrossAttention(settings.get("direction", "t2i"), settings.get("focal_type", "prob"), smoothing)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint's attention isn't HACAN's: {one_line(error)}") from None
+
+
+def _local_branch(weights: HacanWeights, attention: CrossAttention, mid: Container[Modality]) -> LocalBranch:
+    """The branch, with the maps of the levels that the backbones are deep enough to have."""
+
+    def width(part: str) -> int:
+        return weights.local[f"{part}.weight"].shape[1]
+
+    config = LocalConfig(
+        image_high=width("image_high"),
+        image_mid=width("image_mid") if "image" in mid else None,
+        text_high=width("text_high"),
+        text_mid=width("text_mid") if "text" in mid else None,
+        dim=weights.local["image_high.weight"].shape[0],
+        attention=attention,
+    )
+    branch = LocalBranch(config)
+    branch.load_state_dict({name: weights.local[name] for name in branch.state_dict()})
+    return branch

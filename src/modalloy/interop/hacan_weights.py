@@ -245,8 +245,8 @@ def _local(tensors: _Tensors, image: Mapping[str, Any], text: Mapping[str, Any])
     high, mid = image["hidden_sizes"][-1], image["hidden_sizes"][-2:][0]
     inputs = {"image_high": high, "image_mid": mid, "text_high": text["hidden_size"], "text_mid": text["hidden_size"]}
     taken: dict[str, Tensor] = {}
+    width = tensors.size(f"{_LOCAL['image_high']}.weight", 0)
     for part, original in _LOCAL.items():
-        width = tensors.size(f"{original}.weight", 0)
         shapes = {"weight": torch.Size((width, inputs[part])), "bias": torch.Size((width,))}
         found = tensors.take(shapes, _below(f"{original}."))
         taken |= {f"{part}.{key}": tensor for key, tensor in found.items()}

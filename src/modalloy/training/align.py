@@ -1,133 +1,31 @@
-"""Training of HACAN's global heads on stored features of frozen backbones."""
+"""Training of HACAN's global heads, and of its local branch, on stored features of frozen backbones."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from modalloy.align import AlignedEncoder, Backbone, GlobalHead, HeadConfig, info_nce, same_item
+from modalloy.align import AlignedEncoder, Backbone, LocalConfig
 from modalloy.align.encoder import FORMAT, MAKER
-from modalloy.align.losses import LOSSES, LossName
 from modalloy.data import Manifest
 from modalloy.encoders import Modality
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.encoders.checkpoint import read_config
 from modalloy.errors import ConfigError
-from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore
-from modalloy.training.batches import PairRows, PairSampler, pair_loader
-from modalloy.training.schedules import cosine, per_step, step_decay
+from modalloy.fusion import FeatureSet
+from modalloy.training.align_batches import Split
+from modalloy.training.align_config import AlignConfig
+from modalloy.training.align_module import Alignment
+from modalloy.training.batches import PairSampler, pair_loader
 from modalloy.training.trainer import fit
-
-_STEP_DECAY_EPOCHS = 10
-
 
 # To be raised when a change of the code changes what a training gives, so that no older result passes for it.
 _RECIPE = 1
 
-
-@dataclass(frozen=True)
-class AlignConfig:
-    """How a pair of global heads is trained.
-
-    The defaults suit collections of a few thousand images, where HACAN's own heads collapse or overfit;
-    `AlignConfig.hacan()` has the published values.
-    """
-
-    loss: LossName | Literal["info_nce"] = "gcd"
-    """HACAN's "gcd", "f_hn" or "m_hn"; or "info_nce", to compare with."""
-    margin: float = 0.2
-    """Margin of HACAN's losses."""
-    temperature: float = 0.07
-    """Temperature of InfoNCE, as the loss and in the warm-up."""
-    info_nce_warmup: float = 0.5
-    """Share of the epochs, from the first, with InfoNCE: hardest negatives collapse heads at a cold start."""
-    dim: int = 256
-    """Length of the shared embedding."""
-    image_widths: tuple[int, ...] | None = None
-    """Output widths of the image head's layers, ending in `dim`; by default that one layer."""
-    text_widths: tuple[int, ...] | None = None
-    """Output widths of the text head's layers, ending in `dim`; by default that one layer."""
-    dropout: float = 0.5
-    """Dropout after each head's first layer."""
-    last_activation: bool = False
-    """Whether a LeakyReLU follows the heads' last layers, as in HACAN; it crowds embeddings to one side."""
-    center: bool = True
-    """Whether the heads take off the mean training embedding, which all items of some backbones share."""
-    epochs: int = 30
-    """How many epochs; there is no early stopping, so the validation split isn't used up by the inputs."""
-    batch_size: int = 64
-    """Pairs in a batch."""
-    all_captions: bool = False
-    """Whether an epoch visits every caption once, instead of every image once with one of its captions."""
-    split: Literal["train", "inputs"] = "train"
-    """The split trained on: the fusion's own, or inputs, whose pairs are foreign to it."""
-    learning_rate: float = 1e-3
-    """Adam's highest learning rate."""
-    weight_decay: float = 0.0
-    """AdamW's decay of the weight matrices."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """The learning rate's course: half a cosine to 0, or HACAN's tenth every 10 epochs."""
-    seed: int = 0
-    """Decides the start, the batches and the dropout."""
-
-    def __post_init__(self) -> None:
-        choices = {"loss": (*LOSSES, "info_nce"), "schedule": ("cosine", "step"), "split": ("train", "inputs")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        for name, least in (
-            ("dim", 1),
-            ("epochs", 1),
-            ("batch_size", 2),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name in ("margin", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not 0 <= self.info_nce_warmup <= 1:
-            raise ConfigError(f"info_nce_warmup must lie in [0, 1], got {self.info_nce_warmup}.")
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("image_widths", "text_widths"):
-            widths = getattr(self, name)
-            if widths is not None and (not widths or widths[-1] != self.dim):
-                raise ConfigError(f"{name} must end in dim = {self.dim}, got {widths}.")
-        for modality in ("image", "text"):
-            self.head(modality, 1)
-
-    @classmethod
-    def hacan(cls, **changes: Any) -> Self:
-        """HACAN's published heads and schedule, for backbones and collections as large as its own.
-
-        >>> AlignConfig.hacan(seed=1).image_widths
-        (1024, 896, 768)
-        """
-        published: dict[str, Any] = {
-            "info_nce_warmup": 0.0,
-            "dim": 768,
-            "image_widths": (1024, 896, 768),
-            "text_widths": (768, 768, 768),
-            "dropout": 0.2,
-            "last_activation": True,
-            "center": False,
-            "learning_rate": 1e-4,
-            "schedule": "step",
-        }
-        return cls(**(published | changes))
-
-    def head(self, modality: Modality, input_width: int) -> HeadConfig:
-        """The head of `modality` on a backbone whose embeddings are `input_width` long."""
-        widths = self.image_widths if modality == "image" else self.text_widths
-        return HeadConfig(input_width, widths or (self.dim,), self.dropout, last_activation=self.last_activation)
+Stores = Mapping[Modality, FeatureStore]
 
 
 def fit_aligner(
@@ -137,21 +35,23 @@ def fit_aligner(
     manifest: Manifest,
     folder: str | Path,
     *,
+    mid: Stores | None = None,
     name: str | None = None,
     accelerator: str = "auto",
 ) -> AlignedEncoder:
     """Aligns two frozen backbones by their stored features, or loads the result if `folder` holds it.
 
-    Trains on the configuration's split and logs the recall on "val" after each epoch to `metrics.jsonl`. Killed at
-    any moment and called again, it goes on from the last finished epoch; on a CPU the result is the same.
-    Rejected items are left out.
+    Trains on the configuration's split and logs the recall on "val" after each epoch to `metrics.jsonl`, and with a
+    local branch that of its scores on a sample of 100 images. Killed at any moment and called again, it goes on from
+    the last finished epoch; on a CPU the result is the same. Rejected items are left out.
 
     Args:
-        config: the heads, the loss and the schedule.
+        config: the heads, the local branch, the loss and the schedule.
         image_store: the image backbone's features.
         text_store: the text backbone's features.
         manifest: the collection that both stores hold.
         folder: where the encoder, its checkpoints and its metrics go.
+        mid: the features of the backbones' mid levels, for a local branch; terms that read another are left out.
         name: the encoder's name, for people.
         accelerator: as Lightning names it: "auto", "cpu", "gpu".
 
@@ -161,28 +61,57 @@ def fit_aligner(
     Raises:
         ConfigError: a store is of the wrong modality.
         DataError: the manifest has fewer than 2 images with captions to train on.
-        FeatureError: a store lacks an item of the manifest.
+        FeatureError: a store lacks an item of the manifest, a mid level's holds other items than its backbone's, or a
+            local branch is wanted, and the images have only summary tokens.
         CheckpointError: the finished encoder in `folder` is damaged.
     """
     stores: dict[Modality, FeatureStore] = {"image": image_store, "text": text_store}
-    for modality, store in stores.items():
+    mid = {} if config.local.dim is None else dict(mid or {})
+    for modality, store in (*stores.items(), *mid.items()):
         if store.modality != modality:
             raise ConfigError(f"The {modality} store holds {store.modality} features ({store.spec}).")
     folder = Path(folder)
-    fingerprint = _fingerprint(config, stores, manifest)
+    fingerprint = _fingerprint(config, stores, manifest, mid)
     name = name or f"{image_store.spec} + {text_store.spec}"
     if _finished(folder, fingerprint):
         encoder = AlignedEncoder.from_pretrained(folder)
         encoder.name = name
         return encoder
-    train, val = (_Split(stores, manifest.split(split)) for split in (config.split, "val"))
+    module = _trained(config, stores, mid, manifest, folder, f"aligning {name}", fingerprint, accelerator)
+    encoder = AlignedEncoder(
+        _backbones(stores),
+        {"image": module.image_head, "text": module.text_head},
+        name=name,
+        training={"config": _settings(config), "fingerprint": fingerprint},
+        local=module.local,
+        mid=_backbones(mid),
+    )
+    encoder.save(folder)
+    return encoder
+
+
+def _trained(
+    config: AlignConfig,
+    stores: Stores,
+    mid: Stores,
+    manifest: Manifest,
+    folder: Path,
+    description: str,
+    fingerprint: str,
+    accelerator: str,
+) -> Alignment:
+    features = {each: FeatureSet([store, *([mid[each]] if each in mid else [])]) for each, store in stores.items()}
+    train, val = (
+        Split(features, manifest.split(split), config.local.dim is not None) for split in (config.split, "val")
+    )
     sampler = PairSampler(
         train.gallery.caption_image,
         batch_size=config.batch_size,
         seed=config.seed,
         all_captions=config.all_captions,
     )
-    module = _Alignment(config, image_store.dim, text_store.dim, steps_per_epoch=len(sampler))
+    local = _local_config(config, stores, mid)
+    module = Alignment(config, stores["image"].dim, stores["text"].dim, steps_per_epoch=len(sampler), local=local)
     if config.center:
         module.image_head.center.copy_(train.gallery.image.mean(dim=0))
         module.text_head.center.copy_(train.gallery.text.mean(dim=0))
@@ -192,114 +121,36 @@ def fit_aligner(
         folder,
         epochs=config.epochs,
         seed=config.seed,
-        description=f"aligning {name}",
+        description=description,
         fingerprint=fingerprint,
-        validation=_validation(val.gallery),
+        validation=_validation(val),
         accelerator=accelerator,
     )
-    module.cpu()
-    encoder = AlignedEncoder(
-        {modality: Backbone(store.spec, store.fingerprint, store.width) for modality, store in stores.items()},
-        {"image": module.image_head, "text": module.text_head},
-        name=name,
-        training={"config": asdict(config), "fingerprint": fingerprint},
-    )
-    encoder.save(folder)
-    return encoder
+    return module.cpu()
 
 
-class _Alignment(LightningModule):
-    """The heads of both modalities, their loss and their optimiser."""
-
-    def __init__(self, config: AlignConfig, image_dim: int, text_dim: int, steps_per_epoch: int) -> None:
-        super().__init__()
-        self.align_config = config
-        self.steps_per_epoch = steps_per_epoch
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            self.image_head = GlobalHead(config.head("image", image_dim))
-            self.text_head = GlobalHead(config.head("text", text_dim))
-
-    def training_step(self, batch: "_PairBatch", batch_idx: int) -> Float[Tensor, ""]:
-        image, text = self.image_head(batch.image), self.text_head(batch.text)
-        loss = self._loss(image, text, same_item(batch.families))
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
-        return loss
-
-    def validation_step(self, val: "_Gallery", batch_idx: int) -> None:
-        scores = EmbeddingScores(self.image_head(val.image).cpu(), self.text_head(val.text).cpu())
-        found = metrics(rank_queries(scores, val.caption_image.cpu()))
-        values = {"val_rsum": found.rsum}
-        for direction in ("image_to_text", "text_to_image"):
-            recalls = getattr(found, direction)
-            values |= {f"val_{direction}_r{k}": getattr(recalls, f"recall_{k}") for k in (1, 5, 10)}
-        self.log_dict(values, batch_size=1)
-
-    def configure_optimizers(self) -> Any:
-        config = self.align_config
-        weights = [parameter for parameter in self.parameters() if parameter.ndim > 1]
-        biases = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": weights, "weight_decay": config.weight_decay},
-                {"params": biases, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-        )
-        if config.schedule == "cosine":
-            schedule = cosine(optimizer, self.steps_per_epoch * config.epochs)
-        else:
-            schedule = step_decay(optimizer, self.steps_per_epoch * _STEP_DECAY_EPOCHS)
-        return {"optimizer": optimizer, "lr_scheduler": per_step(schedule)}
-
-    def _loss(self, image: Tensor, text: Tensor, same: Tensor) -> Tensor:
-        config = self.align_config
-        if config.loss == "info_nce" or self.current_epoch < config.info_nce_warmup * config.epochs:
-            return info_nce(image, text, same, temperature=config.temperature)
-        return LOSSES[config.loss](image, text, same, margin=config.margin)
-
-
-class _PairBatch(NamedTuple):
-    """Backbone embeddings of matching images and texts, and the images' families."""
-
-    image: Float[Tensor, "batch image_dim"]
-    text: Float[Tensor, "batch text_dim"]
-    families: Int[Tensor, "batch"]
-
-
-class _Gallery(NamedTuple):
-    """Backbone embeddings of images and their captions."""
-
-    image: Float[Tensor, "images image_dim"]
-    text: Float[Tensor, "captions text_dim"]
-    caption_image: Int[Tensor, "captions"]
-
-
-class _Split:
-    """A split's backbone embeddings, in memory, without the rejected items."""
-
-    def __init__(self, stores: dict[Modality, FeatureStore], manifest: Manifest) -> None:
-        image_rows = stores["image"].rows_of(manifest.image_ids)
-        text_rows = stores["text"].rows_of(manifest.caption_ids)
-        kept_image = stores["image"].valid[image_rows]
-        kept_text = stores["text"].valid[text_rows] & kept_image[manifest.caption_image]
-        new_row = kept_image.cumsum(0) - 1
-        self.gallery = _Gallery(
-            stores["image"].embeddings(image_rows[kept_image]),
-            stores["text"].embeddings(text_rows[kept_text]),
-            new_row[manifest.caption_image[kept_text]],
-        )
-        self.families = manifest.families[kept_image]
-
-    def __getitem__(self, rows: PairRows) -> _PairBatch:
-        return _PairBatch(self.gallery.image[rows.images], self.gallery.text[rows.captions], self.families[rows.images])
-
-
-def _validation(gallery: _Gallery) -> DataLoader | None:
-    """The whole split as one batch; None where it has no captions."""
-    if not len(gallery.text):
+def _local_config(config: AlignConfig, stores: Stores, mid: Stores) -> LocalConfig | None:
+    if config.local.dim is None:
         return None
-    return DataLoader([gallery], batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
+    return LocalConfig(
+        image_high=stores["image"].width,
+        image_mid=mid["image"].width if "image" in mid else None,
+        text_high=stores["text"].width,
+        text_mid=mid["text"].width if "text" in mid else None,
+        dim=config.local.dim,
+        attention=config.local.attention(),
+    )
+
+
+def _backbones(stores: Stores) -> dict[Modality, Backbone]:
+    return {each: Backbone(store.spec, store.fingerprint, store.width) for each, store in stores.items()}
+
+
+def _validation(val: Split) -> DataLoader | None:
+    """The whole split as one batch; None where it has no captions."""
+    if not len(val.gallery.text):
+        return None
+    return DataLoader([val.validation()], batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
 def _finished(folder: Path, fingerprint: str) -> bool:
@@ -308,18 +159,28 @@ def _finished(folder: Path, fingerprint: str) -> bool:
     return read_config(folder, FORMAT, MAKER).get("training", {}).get("fingerprint") == fingerprint
 
 
-def _fingerprint(config: AlignConfig, stores: dict[Modality, FeatureStore], manifest: Manifest) -> str:
-    """SHA-256 of all that decides the result."""
+def _settings(config: AlignConfig) -> dict:
+    """The configuration in plain values, as it was before there was a local branch where it has none."""
     settings = asdict(config)
+    if config.local.dim is None:
+        del settings["local"]
+    return settings
+
+
+def _fingerprint(config: AlignConfig, stores: Stores, manifest: Manifest, mid: Stores | None = None) -> str:
+    """SHA-256 of all that decides the result."""
+    settings = _settings(config)
     # Alignments from before there was a choice stay valid.
     if config.split == "train":
         del settings["split"]
+    levels: dict[str, FeatureStore] = {modality: store for modality, store in stores.items()}
+    levels |= {f"mid {modality}": store for modality, store in (mid or {}).items()}
     return sha256_of_settings(
         {
             "recipe": _RECIPE,
             "config": settings,
-            "features": {modality: store.fingerprint.digest for modality, store in stores.items()},
-            "rejects": {modality: [r["id"] for r in store.rejects()] for modality, store in stores.items()},
+            "features": {level: store.fingerprint.digest for level, store in levels.items()},
+            "rejects": {level: [r["id"] for r in store.rejects()] for level, store in levels.items()},
             "collection": manifest.fingerprint,
             "splits": [item.split for item in manifest],
             "families": manifest.families.tolist(),

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from modalloy.align import AlignedEncoder
-from modalloy.encoders import load_encoder
-from modalloy.training.align import AlignConfig, fit_aligner
+from modalloy.encoders import Encoder, Modality, load_encoder
+from modalloy.encoders.mid import MidLevel
+from modalloy.features import FeatureStore
+from modalloy.training.align import fit_aligner
+from modalloy.training.align_config import AlignConfig
 from modalloy.workflow.features import Collection
 
 
@@ -16,7 +19,9 @@ def align_backbones(
     config: AlignConfig | None = None,
     name: str | None = None,
 ) -> AlignedEncoder:
-    """Aligns an image and a text backbone on a collection (HACAN's global branch); a finished one is loaded.
+    """Aligns an image and a text backbone on a collection (HACAN); a finished one is loaded.
+
+    With a local branch the mid levels of the backbones that have one are extracted, too.
 
     Args:
         image: spec of the image backbone.
@@ -30,11 +35,12 @@ def align_backbones(
         ConfigError: a spec is unknown, or of the wrong modality.
         DataError: the collection has nothing to train on.
     """
-    return fit_aligner(
-        config or AlignConfig(),
-        collection.store(load_encoder(image), "image"),
-        collection.store(load_encoder(text), "text"),
-        collection.manifest,
-        folder,
-        name=name,
-    )
+    config = config or AlignConfig()
+    encoders: dict[Modality, Encoder] = {"image": load_encoder(image), "text": load_encoder(text)}
+    stores = {modality: collection.store(encoder, modality) for modality, encoder in encoders.items()}
+    mid: dict[Modality, FeatureStore] = {}
+    if config.local.dim is not None:
+        for modality, encoder in encoders.items():
+            if encoder.mid_layer(modality) is not None:
+                mid[modality] = collection.store(MidLevel(encoder), modality)
+    return fit_aligner(config, stores["image"], stores["text"], collection.manifest, folder, mid=mid, name=name)

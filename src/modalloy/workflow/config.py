@@ -12,7 +12,7 @@ from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
 from modalloy.fusion.pretrained import pretrained_folder
-from modalloy.training.align import AlignConfig
+from modalloy.training.align_config import AlignConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.collections import DEMO
 from modalloy.workflow.experts import expert_systems

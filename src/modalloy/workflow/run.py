@@ -311,6 +311,8 @@ class Run:
             # Reports from before there was a choice stay valid.
             if each["align"]["split"] == "train":
                 del each["align"]["split"]
+            if each["align"]["local"]["dim"] is None:
+                del each["align"]["local"]
         return sha256_of_settings(
             {
                 "version": __version__,

@@ -138,6 +138,66 @@ def test_texts_are_the_library_s(name: str, text_folders: dict[str, Path]) -> No
     check_encoder(encoder)
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_mid_tokens_of_images_are_an_earlier_layer_s(name: str, image_folders: dict[str, Path], picture: Draw) -> None:
+    folder, kind = image_folders[name], IMAGES[name][0]
+    encoder = load_encoder(f"mid:{kind}:{folder}")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        given = model(**processor(images=picture(0), return_tensors="pt"), output_hidden_states=True)
+        hidden = given.hidden_states[3 if kind == "convnext" else 1][0]
+        expected = hidden if kind == "convnext" else model.layernorm(hidden)
+    if kind == "convnext":
+        assert hidden.shape == (16, 4, 4)
+        expected = torch.cat([hidden.mean((1, 2))[None], hidden.flatten(1).T])
+    elif name == "registers":
+        expected = torch.cat([expected[:1], expected[5:]])
+    encoded = encoder.encode_images([picture(0)])
+    _close(encoded.tokens, expected)
+    _close(encoded.embedding[0], F.normalize(expected[0], dim=0))
+    check_encoder(encoder)
+
+
+@pytest.mark.parametrize("name", TEXT_CONFIGS)
+def test_mid_tokens_of_texts_are_an_earlier_layer_s(name: str, text_folders: dict[str, Path]) -> None:
+    encoder = load_encoder(f"mid:bert:{text_folders[name]}")
+    inputs = transformers.AutoTokenizer.from_pretrained(text_folders[name])(TEXTS[1], return_tensors="pt")
+    model = transformers.AutoModel.from_pretrained(text_folders[name]).eval()
+    with torch.no_grad():
+        given = model(inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True)
+    hidden = given.hidden_states[1][0]
+    if name not in POOLED:
+        hidden = torch.cat([hidden.mean(dim=0, keepdim=True), hidden])
+    encoded = encoder.encode_texts(TEXTS)
+    _close(encoded.tokens_of_each()[1], hidden)
+    _close(encoded.embedding[1], F.normalize(hidden[0], dim=0))
+    assert encoder.token_texts(TEXTS[1]) == load_encoder(f"bert:{text_folders[name]}").token_texts(TEXTS[1])
+    check_encoder(encoder)
+
+
+def test_of_twelve_layers_the_tenth_is_read_as_in_hacan(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**{**_TEXT, "num_hidden_layers": 12})
+    families.randomise(transformers.AutoModel.from_config(config)).save_pretrained(tmp_path)
+    families.bert_tokenizer().save_pretrained(tmp_path)
+    encoder: Any = load_encoder(f"bert:{tmp_path}")
+    seen: list[torch.Tensor] = []
+    encoder._network.encoder.layer[9].register_forward_hook(lambda *call: seen.append(call[2]))
+    tokens = load_encoder(f"mid:bert:{tmp_path}").encode_texts(TEXTS[:1]).tokens
+    encoder.encode_texts(TEXTS[:1])
+    _close(tokens, seen[0][0])
+
+
+def test_a_model_of_one_layer_has_no_mid_level(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**{**_TEXT, "num_hidden_layers": 1})
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    families.bert_tokenizer().save_pretrained(tmp_path)
+    encoder = load_encoder(f"bert:{tmp_path}")
+    assert encoder.mid_layer("text") is None
+    with pytest.raises(ConfigError, match="no second token level of texts"):
+        encoder.forward_mid("text", [])
+
+
 @pytest.mark.parametrize("name", TEXT_CONFIGS)
 def test_a_long_text_is_cut_to_the_positions(name: str, text_folders: dict[str, Path]) -> None:
     encoder = load_encoder(f"bert:{text_folders[name]}")

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from modalloy.encoders.base import Modality
 from modalloy.encoders.hub.base import HubEncoder, Output, without_registers
 from modalloy.encoders.hub.files import ModelFiles, model_files
 from modalloy.encoders.hub.model import load_and_list_missing, load_model, require_model_type
@@ -28,6 +29,9 @@ class ImageBackbone(HubEncoder):
 
     ConvNeXt's tokens are the cells of its last map, behind a summary that is the normalised mean of them; those of
     the others are the last hidden states, CLS first, without DINOv2's registers. The embedding is the summary.
+
+    The mid level is ConvNeXt's second-last stage behind the mean of its cells, as in HACAN: of twice the resolution and
+    half the width. Of the others it is the block two thirds in, with the final norm, as what blocks give has none.
 
     Args:
         kind: "convnext" (ConvNeXt V2 too), "vit" or "dinov2" (with registers too).
@@ -55,6 +59,26 @@ class ImageBackbone(HubEncoder):
             return Output(given.pooler_output, hidden.flatten(2).transpose(1, 2), given.pooler_output)
         return Output(hidden[:, 0], without_registers(hidden, self._registers))
 
+    def mid_layer(self, modality: Modality) -> str | None:
+        """ConvNeXt's second-last stage, or the block two thirds in."""
+        self._require(modality)
+        return f"layer {self._mid}" if self._mid else None
+
+    @property
+    def _mid(self) -> int:
+        config = self._network.config
+        stages = getattr(config, "depths", None)
+        return len(stages) - 1 if stages else 2 * config.num_hidden_layers // 3
+
+    def _mid_images(self, inputs: Mapping[str, Tensor]) -> Output:
+        hidden = self._network(**inputs, output_hidden_states=True).hidden_states[self._mid]
+        if hidden.ndim == 4:
+            cells = hidden.flatten(2).transpose(1, 2)
+            mean = cells.mean(dim=1)
+            return Output(mean, cells, mean)
+        hidden = self._network.layernorm(hidden)
+        return Output(hidden[:, 0], without_registers(hidden, self._registers))
+
 
 class TextBackbone(HubEncoder):
     """A BERT-like model as a text encoder.
@@ -62,6 +86,8 @@ class TextBackbone(HubEncoder):
     The embedding is the pooler's output where the files hold a pooler that was trained (BERT), and the tokens then
     begin with CLS. Elsewhere, and for a sentence encoder (its folder holds `modules.json`), it is the mean of the
     tokens, special ones included, which then is the summary in front of them too.
+
+    The mid level is the layer five sixths in, HACAN's tenth of twelve, with the same kind of summary.
 
     Args:
         kind: what the spec begins with, "bert".
@@ -89,11 +115,28 @@ class TextBackbone(HubEncoder):
 
     def _texts(self, ids: Int[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]) -> Output:
         given = self._network(input_ids=ids, attention_mask=mask.long())
-        hidden = given.last_hidden_state
         if self._pooled:
-            return Output(given.pooler_output, hidden, mask=mask)
-        mean = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return Output(mean, hidden, mean, mask)
+            return Output(given.pooler_output, given.last_hidden_state, mask=mask)
+        return _with_mean(given.last_hidden_state, mask)
+
+    def mid_layer(self, modality: Modality) -> str | None:
+        """The layer five sixths in."""
+        self._require(modality)
+        return f"layer {self._mid}" if self._mid else None
+
+    @property
+    def _mid(self) -> int:
+        return 5 * self._network.config.num_hidden_layers // 6
+
+    def _mid_texts(self, ids: Int[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]) -> Output:
+        given = self._network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+        hidden = given.hidden_states[self._mid]
+        return Output(hidden[:, 0], hidden, mask=mask) if self._pooled else _with_mean(hidden, mask)
+
+
+def _with_mean(hidden: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"]) -> Output:
+    mean = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return Output(mean, hidden, mean, mask)
 
 
 def _of_sentences(files: ModelFiles) -> bool:
