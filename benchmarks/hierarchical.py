@@ -51,7 +51,8 @@ def recall_loss(
 
 def stored_side(folder: Path, modality: str, rows: int, width: int, branch: LocalBranch) -> Side:
     """Items of both levels; captions are stored in the longest's length, and read in their own."""
-    length = REGIONS if modality == "image" else LONGEST
+    # Before the regions stands the picture's summary token, which isn't compared.
+    length = 1 + REGIONS if modality == "image" else LONGEST
     stores = {
         level: random_store(folder / f"{modality}-{level}", modality, rows, length, width, width) for level in LEVELS
     }

@@ -28,7 +28,10 @@ def branch() -> LocalBranch:
 
 
 def store(folder: Path, modality: Modality, level: Level, rows: int, longest: int = 5) -> FeatureStore:
-    """Items of two tokens to `longest`: with one word, all weights of a sign tie but for rounding."""
+    """Items of two compared tokens to `longest`, behind an image's summary token, which isn't compared.
+
+    With one word all weights of a sign would tie but for rounding.
+    """
     width, dim = WIDTHS[modality][level], 6
     description = Description(
         folder.name, modality, Fingerprint(folder.name, "1", "a" * 64, "b" * 64), dim, width, collection="c" * 64
@@ -36,7 +39,7 @@ def store(folder: Path, modality: Modality, level: Level, rows: int, longest: in
     ranges = shard_ranges(rows, 4)
     writer = StoreWriter(folder, description, [f"{modality}-{row}" for row in range(rows)], 4, ["d" * 64] * len(ranges))
     for index, part in enumerate(ranges):
-        lengths = torch.randint(2, longest + 1, (len(part),))
+        lengths = torch.randint(2, longest + 1, (len(part),)) + (modality == "image")
         embedding = normalize(torch.randn(len(part), dim), dim=-1)
         packed = torch.randn(int(lengths.sum()), width).half()
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])

@@ -23,7 +23,9 @@ def test_each_item_is_read_from_its_row_and_mapped(tmp_path, modality, held):
         for place, item in enumerate(items.tolist()):
             packed, _ = stores[level].tokens(torch.tensor([which[item]]))
             tokens = found[level]
-            torch.testing.assert_close(tokens.values[place][tokens.mask[place]], linear(packed.float()).detach())
+            # Regions are compared without the picture's summary.
+            compared = packed[1:] if modality == "image" else packed
+            torch.testing.assert_close(tokens.values[place][tokens.mask[place]], linear(compared.float()).detach())
             assert packed.shape[1] == WIDTHS[modality][level]
 
 

@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from modalloy.cli.verb import Verb, add_collection, add_extraction, open_for
+from modalloy.errors import ConfigError
 
 
 class Evaluate(Verb):
@@ -25,6 +26,13 @@ class Evaluate(Verb):
             default=None,
             help="rank within folds of so many images, as COCO's 1K protocol does with 1000; by default among all",
         )
+        parser.add_argument(
+            "--stages",
+            type=str | None,
+            default=None,
+            help='re-rank by a HACAN encoder\'s local branch: "100:20" for 100 candidates by the focal and 20 by the '
+            'cross-layer score, "100" for the focal one alone, "chosen" to choose them on validation',
+        )
         add_collection(parser)
         add_extraction(parser)
 
@@ -32,12 +40,23 @@ class Evaluate(Verb):
         """See `Verb`."""
         from modalloy.encoders import load_encoder
         from modalloy.workflow.evaluate import evaluate
+        from modalloy.workflow.stages import evaluate_stages, stages_of
 
         encoders = [load_encoder(spec) for spec in options.encoders]
+        if options.stages is not None:
+            if len(encoders) > 1 or options.fold_size is not None:
+                raise ConfigError("--stages takes one encoder, and no --fold_size.")
+            return evaluate_stages(encoders[0], open_for(options), options.split, stages_of(options.stages))
         return evaluate(encoders, open_for(options), options.split, options.fold_size)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
         from modalloy.report import print_report
+        from modalloy.report.depths import print_depths
 
+        for choice in result.get("depths", {}).values():
+            print_depths(choice, console)
         print_report(result, console)
+        for direction, stages in result.get("milliseconds", {}).items():
+            times = ", ".join(f"{name} {time:.2f}" for name, time in stages.items())
+            console.print(f"milliseconds a query, {direction.replace('_', ' ')}: {times}")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align.cross_layer import Level, Levels, LocalBranch
+from modalloy.align.cross_layer import Level, Levels, LocalBranch, compared_levels
 from modalloy.align.local_similarity import Tokens
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError, DataError
@@ -40,6 +40,8 @@ class TokenSource(Protocol):
 
 class StoredTokens:
     """Tokens that are read from feature stores and mapped by a local branch each time, so that few are in memory.
+
+    Stores begin with each item's summary token, which an image's regions are compared without (`compared_levels`).
 
     Args:
         branch: what maps them; they come to its device.
@@ -85,12 +87,12 @@ class StoredTokens:
             FeatureError: a shard is damaged, or has no such row.
         """
         weight = next(self._branch.parameters())
-        rows, found = self._rows[items], dict[Level, Tokens]()
+        rows, padded = self._rows[items], {}
         for level in levels:
             _require_level(level, self._readers)
             packed, lengths = self._readers[level](rows)
-            found[level] = Tokens(*pad(packed.to(weight.device, weight.dtype), lengths))
-        return self._branch.project(self._modality, found)
+            padded[level] = pad(packed.to(weight.device, weight.dtype), lengths)
+        return self._branch.project(self._modality, compared_levels(self._modality, padded))
 
     def held(self, dtype: torch.dtype = torch.float16) -> "HeldTokens":
         """Reads and maps all items, and keeps the result: for a gallery that answers many queries.
