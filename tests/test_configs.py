@@ -9,9 +9,11 @@ from encoders.hub import models
 from hada_layout_files import write_layout
 
 from modalloy import Alloy
+from modalloy.cli.main import _parser
 from modalloy.files import read_json
 from modalloy.interop.hada_features import import_hada_features
 from modalloy.search import Searcher
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config
 from modalloy.workflow.run import Run
@@ -20,7 +22,23 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 EXAMPLE = CONFIGS / "clip-siglip.yaml"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+HACAN = sorted((CONFIGS / "hacan").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", HACAN, ids=lambda path: path.stem)
+def test_hacans_settings_are_those_of_its_code_and_open_with_their_commands(path):
+    text = path.read_text()
+    for command in (f"--align {path.relative_to(CONFIGS.parent).as_posix()}", "modalloy evaluate hacan:"):
+        assert command in text
+    options = ["align", "a", "b", "--collection", "c", "--out", "o", "--align", str(path)]
+    parser = _parser(options)
+    config = parser.instantiate(parser.parse_args(options))["align"].align
+    direction = {"flickr30k": "t2i", "coco": "i2t"}[path.stem]
+    published = AlignConfig.hacan(epochs=10, all_captions=True, local=LocalBranchConfig(dim=768, direction=direction))
+    assert config == published
+
+
+@pytest.mark.parametrize("path", sorted({*CONFIGS.rglob("*.yaml")} - {*HACAN}), ids=lambda path: path.stem)
 def test_every_configuration_is_read_and_opens_with_the_command_that_runs_it(path):
     load_config(path)
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
