@@ -15,6 +15,7 @@ from PIL import Image
 from modalloy.data.manifest import Item, Manifest
 from modalloy.encoders import load_encoder, registry
 from modalloy.encoders.check import check_encoder
+from modalloy.encoders.mid import MID
 from modalloy.features import extract
 from modalloy.files import sha256_of
 
@@ -73,12 +74,13 @@ def test_the_example_of_a_hub_family_works(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_every_kind_is_documented() -> None:
-    kinds = [*registry._BUILT_IN, *registry._HUB, "hacan", "alloy", "features"]
+    kinds = [*registry._BUILT_IN, *registry._HUB, "hacan", "alloy", "features", MID]
     assert not [kind for kind in kinds if f"`{kind}`" not in DOCS]
 
 
 def test_every_documented_spec_is_known() -> None:
-    known = {*registry._BUILT_IN, *registry._HUB, *(each.name for each in registry.entry_points(group=registry._GROUP))}
+    named = (each.name for each in registry.entry_points(group=registry._GROUP))
+    known = {*registry._BUILT_IN, *registry._HUB, *named, MID}
     rows = re.findall(r"^\| `[^|]*\|[^|]*\|[^|]*\|$", DOCS, re.MULTILINE)
     specs = [spec for row in rows for spec in re.findall(r"`([\w-]+):[^`]+`", row)]
     assert len(specs) > 15
