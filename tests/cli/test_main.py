@@ -70,7 +70,6 @@ def test_help_lists_every_verb(capsys):
         (["doctor", "demo", "--bogus"], "bogus"),
         (["search", "run", "words", "-k", "many"], "-k must be a whole number, got 'many'"),
         (["search", "run", "words", "--target", "sound"], "--target must be one of image, text, got 'sound'"),
-        (["fuse", "a", "b", "--collection", "demo", "--out", "x", "--method", "magic"], "magic"),
         (
             ["align", "a", "b", "--collection", "demo", "--out", "x", "--align.epochs", "few"],
             "--align.epochs must be a whole number",

@@ -116,6 +116,8 @@ def test_weighted_inputs_and_the_regime_by_name(run, inputs, tmp_path):
     assert made["regime"]["verdict"] == "foreign" and made["dim"] == 32 + 16
     wrong = run("fuse", *inputs, "--out", tmp_path / "other", *SMALL, "--fusion.weighted_inputs", "[2]")
     assert "there is no input 2; name some of hacan:" in wrong
+    wrong = run("fuse", *inputs, "--out", tmp_path / "other", *SMALL, "--method", "magic")
+    assert "unknown method 'magic'; choose one of mean of cosines" in wrong
 
 
 def test_encoders_of_one_name_are_told_apart(run, run_copy, inputs):

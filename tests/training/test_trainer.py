@@ -106,6 +106,12 @@ def test_a_finished_training_is_restored_without_a_step(tmp_path):
     assert weights(again) == weights(first)
 
 
+def test_what_a_killed_training_was_writing_is_removed(tmp_path):
+    (tmp_path / ".partial-0-metrics.jsonl").write_text("{")
+    train(Tiny(), tmp_path)
+    assert not list(tmp_path.glob("**/.partial-*")) and (tmp_path / "metrics.jsonl").exists()
+
+
 def test_checkpoints_of_another_fingerprint_are_not_continued(tmp_path):
     train(Tiny(), tmp_path, epochs=2)
     fresh, expected = Tiny(), Tiny()

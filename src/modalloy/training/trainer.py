@@ -20,6 +20,7 @@ from rich.progress import Progress, TaskID
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from modalloy.files import remove_partial_files
 from modalloy.progress import progress_bar
 from modalloy.training.batches import seed_epoch
 from modalloy.training.early_stopping import EarlyStopping, Metrics
@@ -85,6 +86,7 @@ def fit(
     checkpoints = Path(folder) / "checkpoints"
     name = fingerprint[:16]
     record = EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping)
+    remove_partial_files(folder)
     remove_others(checkpoints, name)
     plan = _Plan(str(folder), epochs, seed, gradient_clip, accumulate, precision, accelerator, devices)
     with ExitStack() as stack:
