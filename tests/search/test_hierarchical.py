@@ -9,7 +9,7 @@ from jaxtyping import TypeCheckError
 from search.local_toys import all_levels, loop_terms, side
 
 from modalloy.align import Tokens, cross_layer_similarity
-from modalloy.align.cross_layer import CROSS, FOCAL
+from modalloy.align.cross_layer import CROSS, FOCAL, Term
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import rank_queries, rerank_ranks
 from modalloy.search.hierarchical import HierarchicalSearch, HierarchyConfig, Side, Stage, refine
@@ -131,6 +131,22 @@ def test_without_mid_level_tokens_there_are_two_stages_or_a_clear_refusal(tmp_pa
         with pytest.raises(ConfigError, match=rf"the {name} have tokens of the levels \['high'\].*second to None"):
             search(direction, HierarchyConfig(first=3, second=2))
         assert [stage.name for stage in search(direction, HierarchyConfig(first=3, second=None))] == ["global", "focal"]
+    for terms, message in ((FOCAL, "no cross-layer terms .* set second to None"), (CROSS, "no focal term")):
+        with pytest.raises(ConfigError, match=message):
+            HierarchicalSearch(images, captions, terms=terms)("text_to_image", HierarchyConfig(first=3, second=2))
+
+
+def test_a_mid_level_of_one_side_makes_the_terms_that_there_are(tmp_path):
+    images, captions = side(tmp_path, "image", 5), side(tmp_path, "text", 6, levels=("high",))
+    cross = Term("mid", "high")
+    search = HierarchicalSearch(images, captions, terms=(*FOCAL, cross))
+    config = HierarchyConfig(first=5, second=5, global_weight=0.0, focal_weight=1.0)
+    image_levels = all_levels(images.tokens)
+    text_levels = captions.tokens.read(torch.arange(6), ("high",))
+    expected = loop_terms(image_levels, text_levels, (*FOCAL, cross))
+    last = search("text_to_image", config)[-1]
+    found = torch.zeros(6, 5).scatter_(1, last.candidates, last.scores)
+    torch.testing.assert_close(found, expected.T, rtol=1e-4, atol=1e-4)
 
 
 def test_any_index_may_leave_places_empty(tmp_path):

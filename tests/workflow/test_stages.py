@@ -8,6 +8,7 @@ import torch
 from modalloy import align_backbones
 from modalloy.align import cross_layer_similarity
 from modalloy.align.cross_layer import CROSS_LAYER, FOCAL
+from modalloy.data import Manifest
 from modalloy.errors import ConfigError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.search import HierarchyConfig
@@ -70,9 +71,29 @@ def test_at_full_depth_each_stage_ranks_like_its_score(encoder, own):
 
 def test_a_truth_that_falls_out_is_a_miss(encoder, own):
     few = evaluate_stages(encoder, own, "test", HierarchyConfig(first=1, second=1))["systems"]
-    for system in few.values():
-        recalls = system["text_to_image"]
+    # By the vectors all items are ranked.
+    *scores, caption_image = whole_scores(encoder, own, "test")
+    assert few["global"]["rsum"] == pytest.approx(rsum(scores[0], caption_image), abs=0.5)
+    for name in ("focal", "cross-layer"):
+        recalls = few[name]["text_to_image"]
         assert recalls["R@1"] == recalls["R@5"] == recalls["R@10"] == few["global"]["text_to_image"]["R@1"]
+
+
+def test_all_items_may_get_the_focal_score_and_the_branchs_own_terms_count(own, tmp_path):
+    encoder = align_backbones("efficientnet-lite0@64", "subwords", own, tmp_path / "partly", TINY)
+    assert len(encoder.local.config.terms) == 2
+    result = evaluate_stages(encoder, own, "test", stages_of("all:10"))
+    assert list(result["systems"]) == ["global", "focal", "cross-layer"]
+    chosen = evaluate_stages(encoder, own, "test", ladder=DepthLadder(first=(5,), second=(2, 5)))
+    assert all(each["split"] == "tune" for each in chosen["depths"].values())
+    assert all("second" in each["depths"][0]["config"] for each in chosen["depths"].values())
+
+
+def test_the_split_of_the_inputs_keeps_its_counts(encoder, own):
+    items = tuple(replace(item, split="inputs") if item.split == "val" else item for item in own.manifest)
+    other = Collection(Manifest(own.manifest.root, items), own.features)
+    result = evaluate_stages(encoder, other, "inputs", HierarchyConfig(5, 2))
+    assert result["inputs"]["images"] == 9 and next(iter(result)) == "inputs"
 
 
 def test_candidates_are_chosen_on_validation_items(encoder, own):
@@ -92,13 +113,14 @@ def test_a_choice_on_the_evaluated_split_and_an_encoder_without_a_branch_are_ref
         evaluate_stages(plain, own)
 
 
-@pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5"])
+@pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5", "5:all"])
 def test_stages_that_are_no_numbers_are_refused(text):
     with pytest.raises(ConfigError, match="numbers of candidates like 100:20"):
         stages_of(text)
 
 
 def test_stages_are_read():
+    assert stages_of("all:50") == HierarchyConfig(None, 50) and stages_of("100") == HierarchyConfig(100, None)
     assert stages_of("100:20") == HierarchyConfig(100, 20) and stages_of("chosen") is None
     with pytest.raises(ConfigError, match="second must be at most first"):
         stages_of("10:20")

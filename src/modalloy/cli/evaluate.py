@@ -31,7 +31,7 @@ class Evaluate(Verb):
             type=str | None,
             default=None,
             help='re-rank by a HACAN encoder\'s local branch: "100:20" for 100 candidates by the focal and 20 by the '
-            'cross-layer score, "100" for the focal one alone, "chosen" to choose them on validation',
+            'cross-layer score, "100" for the focal one alone, "all:50" for all, "chosen" to choose them on validation',
         )
         add_collection(parser)
         add_extraction(parser)

@@ -51,7 +51,8 @@ def depths_table(choice: Mapping[str, Any]) -> Table:
         depths = choice["depths"]
         deepest = depths[choice["deepest"]]
         within = f"{' and '.join(choice['measures'])} within {choice['loss']:g} of the deepest"
-        table = plain_table(f"{DIRECTION_NAMES[choice['direction']]} (* {within})", "focal")
+        where = f" on {choice['split']}" if "split" in choice else ""
+        table = plain_table(f"{DIRECTION_NAMES[choice['direction']]}{where} (* {within})", "focal")
         for heading in ("cross-\nlayer", *_COLUMNS[:-1], "RSum", "ms a\nquery", ""):
             table.add_column(heading, justify="right")
         vectors = deepest["stages"]["global"], deepest["milliseconds"]["global"]

@@ -5,7 +5,7 @@ of the candidates that vectors find. `HierarchyConfig(first=None)` is the origin
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
-from modalloy.align.cross_layer import CROSS, FOCAL, Level, Levels
+from modalloy.align.cross_layer import CROSS_LAYER, Level, Levels, Term
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import Direction
 from modalloy.search.candidate_scores import ITEM_BLOCK, candidate_scores
@@ -57,11 +57,6 @@ class HierarchyConfig:
             if not 0 < getattr(self, name) < torch.inf:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
 
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """The levels of tokens that its stages read."""
-        return ("high",) if self.second is None else ("high", "mid")
-
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -103,6 +98,7 @@ class HierarchicalSearch:
         images: their vectors and tokens.
         captions: theirs, of the same widths.
         attention: how tokens attend to each other; a local branch's is `branch.config.attention`.
+        terms: what the whole score adds up, the focal terms first; a local branch's are `branch.config.terms`.
         query_block: queries answered together. A candidate's tokens are read once a block and stage.
         item_block: items whose tokens are in memory at once.
 
@@ -123,13 +119,14 @@ class HierarchicalSearch:
         images: Side,
         captions: Side,
         attention: CrossAttention = FOCAL_PROB,
+        terms: Sequence[Term] = CROSS_LAYER,
         *,
         query_block: int = QUERY_BLOCK,
         item_block: int = ITEM_BLOCK,
     ) -> None:
         if query_block < 1 or item_block < 1:
             raise ConfigError(f"blocks must be at least 1, got query_block {query_block}, item_block {item_block}.")
-        self.images, self.captions, self.attention = images, captions, attention
+        self.images, self.captions, self.attention, self.terms = images, captions, attention, tuple(terms)
         self._query_block, self._item_block = query_block, item_block
 
     @torch.no_grad()
@@ -147,14 +144,15 @@ class HierarchicalSearch:
             candidates, the last `config.second`.
 
         Raises:
-            ConfigError: the last stage is wanted, but a side has no mid-level tokens; or the direction is another.
+            ConfigError: a side lacks a level of tokens that a stage's terms read, or there are no terms for the last
+                stage; or the direction is another.
             DataError: a query's vector isn't finite.
         """
         sides = {"image_to_text": (self.images, self.captions), "text_to_image": (self.captions, self.images)}
         if direction not in sides:
             raise ConfigError(f"direction must be image_to_text or text_to_image, got {direction!r}.")
         queries, items = sides[direction]
-        require_levels(config, queries.tokens.levels, items.tokens.levels)
+        needed, _ = needed_levels(config, self.terms, direction, queries.tokens.levels, items.tokens.levels)
         unusable = (~queries.vectors.isfinite().all(1)).nonzero().flatten().tolist()
         if unusable:
             raise DataError(f"the vector of query {unusable[0]} holds NaN or infinity, so nothing compares with it.")
@@ -165,9 +163,11 @@ class HierarchicalSearch:
             scores, found = top_k(queries.vectors[block], items.vectors, config.first or len(searchable), searchable)
             first = Stage("global", found, scores, time.perf_counter() - start)
             start = time.perf_counter()
-            levels = queries.tokens.read(block, config.levels)
+            levels = queries.tokens.read(block, needed)
             reading = time.perf_counter() - start
-            focal, *last = refine(levels, items.tokens, first, direction, config, self.attention, self._item_block)
+            focal, *last = refine(
+                levels, items.tokens, first, direction, config, self.attention, self.terms, self._item_block
+            )
             blocks.append([first, replace(focal, seconds=focal.seconds + reading), *last])
         return [_joined(stages) for stages in zip(*blocks, strict=True)]
 
@@ -179,6 +179,7 @@ def refine(
     direction: Direction,
     config: HierarchyConfig,
     attention: CrossAttention = FOCAL_PROB,
+    terms: Sequence[Term] = CROSS_LAYER,
     item_block: int = ITEM_BLOCK,
 ) -> Iterator[Stage]:
     """The stages after the first, of candidates that any index found.
@@ -190,15 +191,17 @@ def refine(
         direction: what the queries are.
         config: how many candidates the last stage gets, and the weights; `first` has no part.
         attention: how tokens attend to each other.
+        terms: what the whole score adds up; the focal ones make the second stage, the others the last.
         item_block: items whose tokens are in memory at once.
 
     Raises:
-        ConfigError: the last stage is wanted, but there are no mid-level tokens.
+        ConfigError: see `needed_levels`.
         DataError: a candidate doesn't exist.
     """
-    require_levels(config, frozenset(queries), items.levels)
+    needed_levels(config, terms, direction, frozenset(queries), items.levels)
+    focal_terms, cross_terms = _by_stage(terms)
     start = time.perf_counter()
-    local = candidate_scores(queries, items, found.candidates, direction, attention, FOCAL, item_block)
+    local = candidate_scores(queries, items, found.candidates, direction, attention, focal_terms, item_block)
     scores = config.global_weight * found.scores + config.focal_weight * local
     # Its weight may be 0, and 0 times -inf is no number.
     scores = scores.masked_fill(found.candidates < 0, -torch.inf)
@@ -208,24 +211,52 @@ def refine(
         return
     start = time.perf_counter()
     candidates = focal.candidates[:, : config.second]
-    local = candidate_scores(queries, items, candidates, direction, attention, CROSS, item_block)
+    local = candidate_scores(queries, items, candidates, direction, attention, cross_terms, item_block)
     scores = focal.scores[:, : config.second] + config.cross_weight * local
     yield _sorted("cross-layer", candidates, scores, start)
 
 
-def require_levels(config: HierarchyConfig, queries: frozenset[Level], items: frozenset[Level]) -> None:
-    """Refuses a cross-layer stage where there is but one level.
+def needed_levels(
+    config: HierarchyConfig,
+    terms: Sequence[Term],
+    direction: Direction,
+    queries: frozenset[Level],
+    items: frozenset[Level],
+) -> tuple[frozenset[Level], frozenset[Level]]:
+    """The levels of tokens that the stages read, of the queries and of the items.
+
+    Args:
+        config: whether there is a last stage.
+        terms: what the whole score adds up.
+        direction: what the queries are.
+        queries: the levels that the queries have.
+        items: the levels that the items have.
 
     Raises:
-        ConfigError: a level that `config` needs is missing.
+        ConfigError: one that is read isn't there, or there are no terms for a stage.
     """
-    for name, levels in (("queries", queries), ("items", items)):
-        missing = set(config.levels) - levels
-        if missing:
+    focal, cross = _by_stage(terms)
+    if not focal or (config.second is not None and not cross):
+        raise ConfigError(
+            "there are no cross-layer terms to re-rank by, which need a mid level: set second to None."
+            if focal
+            else "there is no focal term to re-rank by."
+        )
+    used = focal if config.second is None else [*focal, *cross]
+    images, captions = frozenset(term.image for term in used), frozenset(term.text for term in used)
+    needed = (images, captions) if direction == "image_to_text" else (captions, images)
+    for name, has, needs in zip(("queries", "items"), (queries, items), needed, strict=True):
+        if needs - has:
             raise ConfigError(
-                f"the {name} have tokens of the levels {sorted(levels)}, but these stages need {list(config.levels)}; "
+                f"the {name} have tokens of the levels {sorted(has)}, but these stages need {sorted(needs)}; "
                 "store the others, or set second to None to leave the cross-layer stage out."
             )
+    return needed
+
+
+def _by_stage(terms: Sequence[Term]) -> tuple[list[Term], list[Term]]:
+    """The terms of the focal stage, and those of the last."""
+    return [term for term in terms if term.focal], [term for term in terms if not term.focal]
 
 
 def _sorted(

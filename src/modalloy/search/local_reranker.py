@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
-from modalloy.align.cross_layer import Levels
+from modalloy.align.cross_layer import CROSS_LAYER, Levels, Term
 from modalloy.errors import DataError
 from modalloy.evaluation.ranks import Direction
 from modalloy.search.candidate_scores import ITEM_BLOCK
@@ -24,9 +24,10 @@ class LocalReranker:
         direction: what the queries are.
         config: weights, and how many hits the cross-layer stage gets; all that the index found get the focal stage.
         attention: how tokens attend to each other; a local branch's is `branch.config.attention`.
+        terms: what the whole score adds up; a local branch's are `branch.config.terms`.
 
     Raises:
-        DataError: there isn't one id for each item.
+        DataError: there isn't one id for each item, or an id repeats.
 
     >>> from modalloy.align import Tokens
     >>> from modalloy.search.token_source import HeldTokens
@@ -45,14 +46,17 @@ class LocalReranker:
         direction: Direction,
         config: HierarchyConfig,
         attention: CrossAttention = FOCAL_PROB,
+        terms: Sequence[Term] = CROSS_LAYER,
         *,
         item_block: int = ITEM_BLOCK,
     ) -> None:
         if len(ids) != len(items):
             raise DataError(f"got {len(ids)} ids for the tokens of {len(items)} items.")
         self._items, self._direction, self._config = items, direction, config
-        self._attention, self._item_block = attention, item_block
+        self._attention, self._terms, self._item_block = attention, terms, item_block
         self._place = {id: place for place, id in enumerate(ids)}
+        if len(self._place) < len(ids):
+            raise DataError(f"ids must be unique, got {len(ids)} of which {len(self._place)} are different.")
 
     def __call__(self, queries: Levels, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
         """Scores the hits of each query, and gives them best first; with a cross-layer stage those that reach it.
@@ -78,7 +82,16 @@ class LocalReranker:
             candidates[query, : len(hits)] = torch.tensor([self._place[hit.id] for hit in hits], dtype=torch.long)
             scores[query, : len(hits)] = torch.tensor([hit.score for hit in hits])
         first = Stage("global", candidates, scores, 0.0)
-        *_, last = refine(queries, self._items, first, self._direction, self._config, self._attention, self._item_block)
+        *_, last = refine(
+            queries,
+            self._items,
+            first,
+            self._direction,
+            self._config,
+            self._attention,
+            self._terms,
+            self._item_block,
+        )
         rows = zip(found, last.candidates.tolist(), last.scores.tolist(), strict=True)
         return [self._scored(*row) for row in rows]
 

@@ -9,7 +9,7 @@ from modalloy.align import AlignedEncoder
 from modalloy.align.cross_layer import Level
 from modalloy.encoders import Encoder, Modality
 from modalloy.errors import ConfigError
-from modalloy.evaluation import Ranks, compare
+from modalloy.evaluation import EmbeddingScores, Ranks, compare, rank_queries
 from modalloy.evaluation.ranks import DIRECTIONS
 from modalloy.fusion import FeatureSet
 from modalloy.search import HierarchicalSearch, HierarchyConfig, Side, StoredTokens
@@ -17,11 +17,13 @@ from modalloy.search.depths import DepthChoice, DepthLadder, choose_depths, stag
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fuse import validation_split
 
-CHOSEN = "chosen"
+CHOSEN, _ALL = "chosen", "all"
 
 
 def stages_of(text: str) -> HierarchyConfig | None:
     """Reads numbers of candidates: "100:20" for the focal and the cross-layer stage, "100" for the focal stage alone.
+
+    With "all:50" the focal stage gets all items, as in HACAN's code.
 
     Returns:
         None for "chosen": they are chosen on validation.
@@ -35,10 +37,11 @@ def stages_of(text: str) -> HierarchyConfig | None:
     if text == CHOSEN:
         return None
     counts = text.split(":")
-    if len(counts) > 2 or not all(each.isdecimal() for each in counts):
-        raise ConfigError(f"stages are {CHOSEN!r} or numbers of candidates like 100:20, or 100; got {text!r}.")
-    first, *second = map(int, counts)
-    return HierarchyConfig(first, second[0] if second else None)
+    all_first = counts[0] == _ALL
+    if len(counts) > 2 or not all(each.isdecimal() for each in counts[all_first:]):
+        raise ConfigError(f"stages are {CHOSEN!r} or numbers of candidates like 100:20, 100, or all:50; got {text!r}.")
+    first = None if all_first else int(counts[0])
+    return HierarchyConfig(first, int(counts[1]) if len(counts) == 2 else None)
 
 
 def evaluate_stages(
@@ -87,14 +90,14 @@ def evaluate_stages(
             ranks.setdefault(name, {})[direction] = each
         milliseconds[direction] = {stage.name: 1000 * stage.seconds / len(stage.candidates) for stage in stages}
     systems = {name: [Ranks(**each)] for name, each in ranks.items()}
+    # By the vectors all items are ranked, not only the candidates.
+    systems["global"] = [rank_queries(EmbeddingScores(found.images.vectors, found.captions.vectors), caption_image)]
     comparison = compare(systems, caption_image, reference=list(systems)[-1])
     counts = {"images": len(found.images.vectors), "captions": len(found.captions.vectors)}
-    return {
-        split: counts,
-        **comparison.to_dict(),
-        "milliseconds": milliseconds,
-        "depths": {direction: choice.to_dict() for direction, choice in choices.items()},
-    }
+    depths = {direction: {"split": choose_on, **choice.to_dict()} for direction, choice in choices.items()}
+    results = {split: counts} | comparison.to_dict() | {"milliseconds": milliseconds, "depths": depths}
+    # It stands first, and stays where a comparison has its (here empty) list of inputs: that is a split's name too.
+    return results | {split: counts}
 
 
 def _choices(
@@ -104,12 +107,9 @@ def _choices(
 
 
 def _ladder(encoder: AlignedEncoder) -> DepthLadder:
-    """Without mid-level tokens there is no second number to choose."""
-    return (
-        DepthLadder()
-        if len(_levels(encoder, "image")) == len(_levels(encoder, "text")) == 2
-        else DepthLadder(second=())
-    )
+    """Without cross-layer terms there is no second number to choose."""
+    assert encoder.local is not None
+    return DepthLadder() if any(not term.focal for term in encoder.local.config.terms) else DepthLadder(second=())
 
 
 def _levels(encoder: AlignedEncoder, modality: Modality) -> list[Level]:
@@ -134,4 +134,5 @@ def _search(
 
     images = side("image", items.paired.image, items.image_rows)
     captions = side("text", items.paired.text, items.caption_rows)
-    return HierarchicalSearch(images, captions, encoder.local.config.attention), items.caption_image
+    local = encoder.local.config
+    return HierarchicalSearch(images, captions, local.attention, local.terms), items.caption_image
