@@ -116,6 +116,12 @@ def test_weighted_inputs_and_the_regime_by_name(run, inputs, tmp_path):
     assert made["regime"]["verdict"] == "foreign" and made["dim"] == 32 + 16
     wrong = run("fuse", *inputs, "--out", tmp_path / "other", *SMALL, "--fusion.weighted_inputs", "[2]")
     assert "there is no input 2; name some of hacan:" in wrong
+    for options, message in (
+        (["--stages", "many"], "numbers of candidates like 100:20"),
+        (["--stages", "5:2", "--fold_size", "3"], "--stages takes one encoder, and no --fold_size"),
+        (["--stages", "5:2"], "has no local branch to re-rank by"),
+    ):
+        assert message in run("evaluate", inputs[0], *options)
     wrong = run("fuse", *inputs, "--out", tmp_path / "other", *SMALL, "--method", "magic")
     assert "unknown method 'magic'; choose one of mean of cosines" in wrong
 

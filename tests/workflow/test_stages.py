@@ -1,5 +1,6 @@
 """A split ranked stage by stage by HACAN's local branch, against the stages taken by hand from the stores."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from modalloy import align_backbones
 from modalloy.align import cross_layer_similarity
 from modalloy.align.cross_layer import CROSS_LAYER, FOCAL
 from modalloy.data import Manifest
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.search import HierarchyConfig
 from modalloy.search.depths import DepthLadder
@@ -111,6 +112,21 @@ def test_a_choice_on_the_evaluated_split_and_an_encoder_without_a_branch_are_ref
     plain = align_backbones("efficientnet-lite0@64", "minilm", own, tmp_path / "plain", config)
     with pytest.raises(ConfigError, match=r"has no local branch to re-rank by; align one"):
         evaluate_stages(plain, own)
+
+
+def test_items_without_tokens_of_a_level_are_refused(encoder, own, monkeypatch):
+    store = Collection.store
+
+    def without_one(self, model, modality, *rest):
+        found = store(self, model, modality, *rest)
+        if model.spec.startswith("mid:") and modality == "image":
+            found = copy.copy(found)
+            vars(found)["valid"] = torch.zeros(len(found), dtype=torch.bool)
+        return found
+
+    monkeypatch.setattr(Collection, "store", without_one)
+    with pytest.raises(FeatureError, match=r"mid:efficientnet-lite0@64 rejected \d+ images that have embeddings"):
+        evaluate_stages(encoder, own, "test", HierarchyConfig(5, 2))
 
 
 @pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5", "5:all"])

@@ -42,11 +42,12 @@ class Evaluate(Verb):
         from modalloy.workflow.evaluate import evaluate
         from modalloy.workflow.stages import evaluate_stages, stages_of
 
+        stages = None if options.stages is None else stages_of(options.stages)
+        if options.stages is not None and (len(options.encoders) > 1 or options.fold_size is not None):
+            raise ConfigError("--stages takes one encoder, and no --fold_size.")
         encoders = [load_encoder(spec) for spec in options.encoders]
         if options.stages is not None:
-            if len(encoders) > 1 or options.fold_size is not None:
-                raise ConfigError("--stages takes one encoder, and no --fold_size.")
-            return evaluate_stages(encoders[0], open_for(options), options.split, stages_of(options.stages))
+            return evaluate_stages(encoders[0], open_for(options), options.split, stages)
         return evaluate(encoders, open_for(options), options.split, options.fold_size)
 
     def show(self, result: dict[str, Any], console: Console) -> None:

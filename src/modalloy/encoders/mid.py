@@ -1,7 +1,7 @@
 """The second token level of a model, as an encoder of its own: its spec is "mid:" and the model's.
 
 So its features lie in a store apart, with a fingerprint of their own, and everything that works for an encoder works
-for it. The price is that the model runs once more, up to that layer.
+for it. The price is that the model runs once more.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class MidLevel(Encoder):
         return self.model.preprocess(modality, item)
 
     def forward(self, modality: Modality, prepared: Sequence[Any]) -> Encoded:
-        """Runs the model up to the layer."""
+        """Runs the model, for that layer's tokens."""
         self._require(modality)
         return self.model.forward_mid(modality, prepared)
 

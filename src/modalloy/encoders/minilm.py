@@ -94,7 +94,9 @@ class MiniLM(PackagedBackbone):
         lengths = torch.tensor([len(ids) for ids in prepared])
         ids = nn.utils.rnn.pad_sequence(list(prepared), batch_first=True).to(self.device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(self.device)
-        hidden = self._model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[layer]
+        earlier = layer < _LAYERS
+        made = self._model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=earlier)
+        hidden = made.hidden_states[layer] if earlier else made.last_hidden_state
         summary = _masked_mean(hidden, mask)
         tokens = torch.cat([summary[:, None], hidden], dim=1)
         kept = F.pad(mask, (1, 0), value=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from modalloy.align import AlignedEncoder
 from modalloy.align.cross_layer import Level
 from modalloy.encoders import Encoder, Modality
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, FeatureError
 from modalloy.evaluation import EmbeddingScores, Ranks, compare, rank_queries
 from modalloy.evaluation.ranks import DIRECTIONS
 from modalloy.fusion import FeatureSet
@@ -69,6 +69,7 @@ def evaluate_stages(
         ConfigError: the encoder has no local branch, a stage needs a level of tokens that it doesn't read, or the
             candidates would be chosen on the split itself.
         DataError: there is no such split, or it has no usable items.
+        FeatureError: an item has embeddings, but no tokens of a level.
     """
     if not isinstance(encoder, AlignedEncoder) or encoder.local is None:
         raise ConfigError(
@@ -129,6 +130,12 @@ def _search(
         stores = {
             level: collection.store(encoder.backbone(modality, level), modality) for level in _levels(encoder, modality)
         }
+        for store in stores.values():
+            if rejected := int((~store.valid[rows]).sum()):
+                raise FeatureError(
+                    f"{store.spec} rejected {rejected} {modality}s that have embeddings; see "
+                    f"{store.folder / 'rejects.jsonl'}, mend them, or leave them out of the collection."
+                )
         readers = {level: store.tokens for level, store in stores.items()}
         return Side(features.embeddings(0, rows), StoredTokens(encoder.local, modality, readers, rows))
 
