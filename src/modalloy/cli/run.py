@@ -39,7 +39,9 @@ class Run(Verb):
 
         print_report(result, console)
         folder = result["folder"]
-        console.print(Text.assemble("searched with: ", (result["delivered"], "bold")), soft_wrap=True)
+        # Reports from before it was recorded are reused.
+        if "delivered" in result:
+            console.print(Text.assemble("searched with: ", (result["delivered"], "bold")), soft_wrap=True)
         # `make demo` doesn't put the environment's commands on the path.
         program = "modalloy" if shutil.which("modalloy") else sys.argv[0]
         command = f'{program} search {shlex.quote(folder)} "a red telephone" -k 5'
