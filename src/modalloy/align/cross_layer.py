@@ -12,6 +12,7 @@ from modalloy.align.local_similarity import Tokens, candidate_similarity, local_
 from modalloy.encoders.base import Modality
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import Direction
+from modalloy.features import pad
 
 Level = Literal["high", "mid"]
 Levels = Mapping[Level, Tokens]
@@ -211,6 +212,22 @@ class LocalBranch(nn.Module):
                 raise DataError(f"the local branch was made without the {modality}s' level {level!r}; leave it out")
             projected[level] = Tokens(linear(tokens.values), tokens.mask)
         return projected
+
+    def project_packed(
+        self,
+        modality: Modality,
+        levels: Mapping[Level, tuple[Float[Tensor, "packed width"], Int[Tensor, "items"]]],
+    ) -> dict[Level, Tokens]:
+        """`project` of what stores give: packed tokens and their lengths, of which `compared_levels` are mapped.
+
+        Raises:
+            DataError: the branch has no map of a level.
+        """
+        weight = self.image_high.weight
+        padded = {
+            level: pad(packed.to(weight.device, weight.dtype), lengths) for level, (packed, lengths) in levels.items()
+        }
+        return self.project(modality, compared_levels(modality, padded))
 
     def forward(
         self, images: Levels, captions: Levels, *, block: int | None = None

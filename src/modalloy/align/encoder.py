@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modalloy.align.backbone import Backbone
 from modalloy.align.cross_attention import CrossAttention
-from modalloy.align.cross_layer import Level, LocalBranch, LocalConfig, compared_levels
+from modalloy.align.cross_layer import Level, LocalBranch, LocalConfig
 from modalloy.align.heads import GlobalHead, HeadConfig
 from modalloy.align.local_similarity import Tokens
 from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
@@ -30,7 +30,6 @@ from modalloy.encoders.checkpoint import (
 )
 from modalloy.encoders.mid import MidLevel
 from modalloy.errors import CheckpointError, ConfigError, ModalloyError, one_line
-from modalloy.features import pad
 
 FORMAT = "modalloy-aligned-encoder-1"
 MAKER = "modalloy align"
@@ -156,8 +155,7 @@ class AlignedEncoder(Encoder):
         self._require(modality)
         if self.local is None:
             raise ConfigError(f"{self.spec} has no local branch; align with one (--align.local.dim 256).")
-        padded = {level: pad(tokens.to(self.device).float(), lengths) for level, (tokens, lengths) in features.items()}
-        return self.local.project(modality, compared_levels(modality, padded))
+        return self.local.project_packed(modality, features)
 
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the image backbone's tokens."""

@@ -8,7 +8,7 @@ from modalloy.encoders.base import sha256_of_settings
 from modalloy.encoders.checkpoint import read_config
 from modalloy.errors import ConfigError
 from modalloy.fusion.alloy import FORMAT, MAKER, saved_fuser
-from modalloy.fusion.rotation import Rotated
+from modalloy.fusion.rotation import uncut
 from modalloy.fusion.towers import TowerConfig, TowerFuser
 
 # Of a configuration, what leaves the layers as they are: the start is replaced, and dropout has no weights. The inputs
@@ -47,10 +47,8 @@ def pretrained_fuser(spec: str, encoders: Sequence[Encoder], towers: TowerConfig
         CheckpointError: there is no alloy, or it is damaged.
         ConfigError: it was fitted on other encoders, isn't made of towers, or has other layers.
     """
-    fuser = saved_fuser(pretrained_folder(spec), encoders)
-    if isinstance(fuser, Rotated):
-        # Its vectors were cut; its layers are whole.
-        fuser = fuser.fuser
+    # Where its vectors were cut its layers are whole.
+    fuser = uncut(saved_fuser(pretrained_folder(spec), encoders))
     if not isinstance(fuser, TowerFuser):
         raise ConfigError(
             f"{spec} has no trained towers to start from ({type(fuser).__name__}); name an alloy of HADA."

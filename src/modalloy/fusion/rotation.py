@@ -53,6 +53,11 @@ def principal_rotation(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "di
     return torch.linalg.eigh(exact.T @ exact).eigenvectors.flip(1).float()
 
 
+def uncut(fuser: Fuser) -> Fuser:
+    """What made a fuser's vectors before they were rotated and cut; another fuser as it is."""
+    return fuser.fuser if isinstance(fuser, Rotated) else fuser
+
+
 class Rotated(Fuser):
     """Another fuser's retrieval vectors, rotated, and cut to their first `dim` numbers.
 

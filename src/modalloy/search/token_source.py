@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align.cross_layer import Level, Levels, LocalBranch, compared_levels
+from modalloy.align.cross_layer import Level, Levels, LocalBranch
 from modalloy.align.local_similarity import Tokens
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError, DataError
@@ -86,13 +86,11 @@ class StoredTokens:
             DataError: there are no tokens of a level.
             FeatureError: a shard is damaged, or has no such row.
         """
-        weight = next(self._branch.parameters())
-        rows, padded = self._rows[items], {}
+        rows, packed = self._rows[items], {}
         for level in levels:
             _require_level(level, self._readers)
-            packed, lengths = self._readers[level](rows)
-            padded[level] = pad(packed.to(weight.device, weight.dtype), lengths)
-        return self._branch.project(self._modality, compared_levels(self._modality, padded))
+            packed[level] = self._readers[level](rows)
+        return self._branch.project_packed(self._modality, packed)
 
     def held(self, dtype: torch.dtype = torch.float16) -> "HeldTokens":
         """Reads and maps all items, and keeps the result: for a gallery that answers many queries.

@@ -43,8 +43,15 @@ def evaluate(
     counts = {"images": len(items.image_rows), "captions": len(items.caption_rows)}
     if fold_size is not None:
         counts["fold_size"] = fold_size
-    # It stands first, and stays where a comparison has its (here empty) list of inputs: that is a split's name too.
-    return {split: counts} | comparison.to_dict() | {split: counts}
+    return with_counts(split, counts, comparison.to_dict())
+
+
+def with_counts(split: str, counts: dict[str, int], results: dict[str, Any]) -> dict[str, Any]:
+    """Results under which the items counted stand first, by the split's name.
+
+    They stay where a comparison has its (here empty) list of inputs: that is a split's name too.
+    """
+    return {split: counts} | results | {split: counts}
 
 
 def _names(encoders: Sequence[Encoder]) -> list[str]:

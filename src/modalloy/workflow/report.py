@@ -12,8 +12,9 @@ from torch import Tensor
 from modalloy.encoders import Encoder
 from modalloy.evaluation import Ranks, ScoreFunction, recall_curve
 from modalloy.files import read_json
-from modalloy.fusion import FeatureSet, Fuser, Rotated, SplitFeatures, TowerFuser
+from modalloy.fusion import FeatureSet, SplitFeatures, TowerFuser
 from modalloy.fusion.hada import HadaTower
+from modalloy.fusion.rotation import uncut
 from modalloy.report import AttentionExample, QueryExample, ReportContent, write_report
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _example(
 
 def _attentions(run: "Run") -> list[AttentionExample]:
     """The attention on some drawn test pictures and their first captions, if the alloy has a graph."""
-    fuser, test = _whole(run.delivered.fuser), run.test
+    fuser, test = uncut(run.delivered.fuser), run.test
     if not isinstance(fuser, TowerFuser) or not isinstance(fuser.towers["image"], HadaTower):
         return []
     generator = torch.Generator().manual_seed(0)
@@ -137,8 +138,8 @@ def _attention(run: "Run", image: int, caption: int) -> AttentionExample:
     seen = zip(
         run.config.inputs,
         run.encoders,
-        _token_weights(_whole(run.delivered.fuser), features.image, image_row),
-        _token_weights(_whole(run.delivered.fuser), features.text, caption_row),
+        _token_weights(uncut(run.delivered.fuser), features.image, image_row),
+        _token_weights(uncut(run.delivered.fuser), features.text, caption_row),
         strict=True,
     )
     for each, encoder, image_weights, text_weights in seen:
@@ -149,11 +150,6 @@ def _attention(run: "Run", image: int, caption: int) -> AttentionExample:
         if words is not None:
             word_weights[each.name] = list(zip(words, text_weights.tolist(), strict=True))
     return AttentionExample(manifest.absolute(manifest[image_row]), text, image_maps, word_weights)
-
-
-def _whole(fuser: Fuser) -> Fuser:
-    """A fuser before its vectors are cut."""
-    return fuser.fuser if isinstance(fuser, Rotated) else fuser
 
 
 def _token_weights(fuser: Any, features: FeatureSet, row: int) -> list[Float[Tensor, " tokens"]]:

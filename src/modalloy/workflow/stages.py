@@ -14,6 +14,7 @@ from modalloy.evaluation.ranks import DIRECTIONS
 from modalloy.fusion import FeatureSet
 from modalloy.search import HierarchicalSearch, HierarchyConfig, Side, StoredTokens
 from modalloy.search.depths import DepthChoice, DepthLadder, choose_depths, stage_ranks
+from modalloy.workflow.evaluate import with_counts
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fuse import validation_split
 
@@ -96,9 +97,7 @@ def evaluate_stages(
     comparison = compare(systems, caption_image, reference=list(systems)[-1])
     counts = {"images": len(found.images.vectors), "captions": len(found.captions.vectors)}
     depths = {direction: {"split": choose_on, **choice.to_dict()} for direction, choice in choices.items()}
-    results = {split: counts} | comparison.to_dict() | {"milliseconds": milliseconds, "depths": depths}
-    # It stands first, and stays where a comparison has its (here empty) list of inputs: that is a split's name too.
-    return results | {split: counts}
+    return with_counts(split, counts, comparison.to_dict() | {"milliseconds": milliseconds, "depths": depths})
 
 
 def _choices(
