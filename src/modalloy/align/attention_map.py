@@ -17,7 +17,7 @@ class AttentionMaps(NamedTuple):
     weights: Float[Tensor, "pairs words regions"]
     """For "t2i" a word's weights add up to 1, for "i2t" those of a region; padded tokens have none."""
     words: Float[Tensor, "pairs words"]
-    """How much each word adds to the score, whose mean it is; for "t2i" the word's cosine with what it attends to."""
+    """What each word adds to the score, which is their mean; for "t2i" the word's cosine with what it attends to."""
 
 
 @torch.no_grad()

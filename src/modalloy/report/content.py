@@ -49,7 +49,7 @@ class WordMap:
     weights: Float[Tensor, "rows columns"]
     """Its attention on the picture's token grid, which lies on the picture as that of `AttentionExample`."""
     score: float
-    """What it adds to the local score, which is the mean over the caption's words."""
+    """What it adds to the local score, which is the mean over all tokens of the caption."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Where in some pictures an encoder's local branch finds the words of their captions."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float, Int
@@ -7,10 +8,12 @@ from torch import Tensor
 
 from modalloy.align import AlignedEncoder, AttentionMaps, attention_maps
 from modalloy.encoders import Encoder
+from modalloy.errors import ModalloyError
 from modalloy.fusion import SplitFeatures
 from modalloy.report import WordExample, WordMap
 from modalloy.report.words import joined_words
 
+_log = logging.getLogger(__name__)
 _MOST_WORDS = 8
 # English words that nothing in a picture stands for; in other languages all words are shown.
 _UNSEEN = (
@@ -26,7 +29,7 @@ def word_examples(
 
     Args:
         encoders: by name, in the order of the features; those without a local branch, a token grid or words are left
-            out.
+            out, as are, with a warning, those whose backbones can't be loaded.
         test: their features.
         pairs: places of an image and a caption in `test`.
 
@@ -41,7 +44,12 @@ def word_examples(
     for position, (name, encoder) in enumerate(encoders.items()):
         if not isinstance(encoder, AlignedEncoder) or encoder.local is None:
             continue
-        grid, tokens = encoder.token_grid(), [encoder.token_texts(text) for text in texts]
+        try:
+            grid, tokens = encoder.token_grid(), [encoder.token_texts(text) for text in texts]
+        except ModalloyError as error:
+            # The backbone isn't needed for anything else where its features are stored.
+            _log.warning("the report doesn't show the words of %s: %s", name, error)
+            continue
         if grid is None or None in tokens:
             continue
         maps = _maps(encoder, test, position, images, captions)
