@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
 
 
 def system(rsum: float, **more: object) -> dict[str, object]:
@@ -83,6 +83,18 @@ def content(results: dict[str, object], pictures: list[Path]) -> ReportContent:
                 "a red square",
                 {"Encoder A": torch.tensor([[0.125, 0.25], [0.0, 0.625]])},
                 {"Encoder A": [("red", 0.75), ("square", 0.25)]},
+            )
+        ],
+        words=[
+            WordExample(
+                green,
+                "a green square",
+                {
+                    "Encoder A": [
+                        WordMap("green", torch.eye(3)[[1, 2, 0]] / 3, 0.614),
+                        WordMap("square", torch.ones(3, 3), 0.5),
+                    ]
+                },
             )
         ],
         provenance={"configuration": "collection: demo\nseeds: [0]\n", "modalloy": "0.1.0"},

@@ -1,17 +1,24 @@
+import base64
 import dataclasses
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from modalloy.errors import DataError
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
 from modalloy.report.numbers import MISSING
 from modalloy.report.page import render_report, write_report
+from modalloy.report.pictures import SMALL_OVERLAY
 
-SECTIONS = ["headline", "results", "differences", "stages", "recall", "training", "examples", "attention", "making"]
+SECTIONS = [
+    *("headline", "results", "differences", "stages", "recall", "training", "examples"),
+    *("attention", "words", "making"),
+]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -108,7 +115,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(content: ReportConten
     assert "http:" not in html and "https:" not in html and "@import" not in html
     sources = [value for key, value in page.attributes if key in ("src", "srcset", "xlink:href")]
     sources += re.findall(r"url\(\"?([^)\"]*)", html)
-    assert len(sources) == 4
+    assert len(sources) == 6
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
     assert not [key for key, _ in page.attributes if key.startswith("on")]
 
@@ -129,13 +136,14 @@ def test_text_from_outside_is_never_markup(content: ReportContent, pictures: lis
             training={evil: [{evil: 1.0}]},
             examples=[QueryExample(evil, pictures[0].with_name(evil[:8]), {evil: pictures}, {evil: 1.0})],
             attentions=[AttentionExample(pictures[0], evil, {evil: torch.ones(2, 2)}, {evil: [(evil, 0.5)]})],
+            words=[WordExample(pictures[0], evil, {evil: [WordMap(evil, torch.ones(2, 2), 0.5)]})],
             provenance={evil: evil, "lines": f"{evil}\n{evil}"},
             notes=[evil],
         )
     )
     page = Page(html)
     assert "script" not in page.tags and "<script" not in html
-    assert page.tags.count("img") == 1
+    assert page.tags.count("img") == 2
     assert not [key for key, _ in page.attributes if key == "onerror"]
     assert "&lt;script&gt;alert" in html
 
@@ -194,16 +202,28 @@ def test_an_unreadable_picture_shows_its_name(content: ReportContent, pictures: 
         content,
         examples=[QueryExample("a query", gone, {"HADA": [damaged, pictures[0]]}, {"HADA": 2.0})],
         attentions=[AttentionExample(gone, "a", {"A": torch.ones(2, 2)}, {})],
+        words=[WordExample(damaged, "a square", {"A": [WordMap("square", torch.ones(2, 2), 0.5)]})],
     )
     html = render_report(changed)
     text = Page(html).text
     assert "damaged.png" in text and "gone.png" in text
     assert html.count("data:image/webp") == 1
+    assert re.search(r"damaged\.pngcan.t be read the picture square 0\.50", text)
     assert "isn&#39;t a picture in" in html
 
 
+def test_a_word_is_shown_over_the_picture_with_what_it_adds(content: ReportContent):
+    html = render_report(content)
+    page = Page(html)
+    assert "a green square Encoder A the picture green 0.61 square 0.50" in page.text
+    alts = [value for key, value in page.attributes if key == "alt"]
+    assert "Attention between “green” and green.png, strongest in row 1 of 3, column 2 of 3" in alts
+    small = [source for source in re.findall(r'src="data:image/webp;base64,([^"]*)', html)][1:]
+    assert [Image.open(io.BytesIO(base64.b64decode(each))).size for each in small] == [(SMALL_OVERLAY,) * 2] * 2
+
+
 def test_a_picture_is_embedded_once_however_often_it_is_shown(content: ReportContent):
-    many = dataclasses.replace(content, examples=list(content.examples) * 5, attentions=())
+    many = dataclasses.replace(content, examples=list(content.examples) * 5, attentions=(), words=())
     assert render_report(many).count("data:image/webp") == 3
 
 

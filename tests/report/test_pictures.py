@@ -67,3 +67,7 @@ def test_what_is_no_attention_is_refused(value: float):
 def test_an_empty_grid_is_refused():
     with pytest.raises(DataError, match="Attention"):
         attention_overlay(Image.new("RGB", (8, 8)), torch.zeros(0, 0))
+
+
+def test_an_overlay_may_be_smaller():
+    assert attention_overlay(Image.new("RGB", (300, 200)), torch.ones(2, 4), 64).size == (64, 32)

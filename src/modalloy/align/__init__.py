@@ -1,5 +1,6 @@
 """Aligning an image backbone and a text backbone into one dual encoder (HACAN)."""
 
+from modalloy.align.attention_map import AttentionMaps, attention_maps
 from modalloy.align.backbone import Backbone
 from modalloy.align.cross_attention import CrossAttention
 from modalloy.align.cross_layer import (
@@ -17,6 +18,7 @@ from modalloy.align.losses import Negatives, f_hn, gcd, hardest_negatives, info_
 
 __all__ = [
     "AlignedEncoder",
+    "AttentionMaps",
     "Backbone",
     "CrossAttention",
     "GlobalHead",
@@ -25,6 +27,7 @@ __all__ = [
     "LocalConfig",
     "Negatives",
     "Tokens",
+    "attention_maps",
     "candidate_cross_layer_similarity",
     "candidate_similarity",
     "compared_levels",

@@ -107,6 +107,28 @@ def pair_scores(operands: Operands, attention: CrossAttention) -> Float[Tensor, 
     return _scores(affinity, operands.gram, norm, operands.present, share, attention)[:, 0]
 
 
+class Attended(NamedTuple):
+    """How each of some pairs attends."""
+
+    weights: Float[Tensor, "pairs positions words"]
+    """Of each position for each word; they add up to 1, and a padded token has none."""
+    parts: Float[Tensor, "pairs positions words"]
+    """What each adds to the pair's score, which is their sum."""
+
+
+def pair_attention(operands: Operands, attention: CrossAttention) -> Attended:
+    """The weights by which `pair_scores` scores each context with the query in the same place."""
+    affinity = (operands.context @ operands.query.mT)[:, :, None].to(operands.gram.dtype)
+    norm, share = operands.norm[:, None], operands.share[:, None]
+    weights = _weights(affinity, operands.present, attention)
+    product, lengths = _attend(weights, affinity, operands.gram, norm)
+    counted = weights * operands.present[:, :, None, None] * (share > 0)[:, None]
+    # The quotient by the larger of the two is the cosine between -1 and 1.
+    parts = counted * affinity * (share / torch.maximum(lengths, product.abs()))[:, None]
+    shares = counted / counted.sum(1, keepdim=True).clamp(min=torch.finfo(counted.dtype).tiny)
+    return Attended(shares[:, :, 0], parts[:, :, 0])
+
+
 def _scores(
     affinity: Float[Tensor, "contexts positions queries words"],
     gram: Float[Tensor, "contexts positions positions"],
@@ -116,18 +138,38 @@ def _scores(
     attention: CrossAttention,
 ) -> Float[Tensor, "contexts queries"]:
     affinity = affinity.to(gram.dtype)
+    product, lengths = _attend(_weights(affinity, present, attention), affinity, gram, norm)
+    cosine = product / lengths
+    # Where contexts cancel each other, the square is a rounding error, and the quotient could be any number.
+    return (cosine.clamp(-1, 1) * share).sum(-1)
+
+
+def _weights(
+    affinity: Float[Tensor, "contexts positions queries words"],
+    present: Float[Tensor, "contexts positions"],
+    attention: CrossAttention,
+) -> Float[Tensor, "contexts positions queries words"]:
+    """Not divided by their sum; those of padded positions have no meaning."""
     signal = F.leaky_relu(affinity, _SLOPE)
     length = torch.linalg.vector_norm(signal, dim=-1, keepdim=True)
     # No logit is larger than `smoothing`, so that no maximum has to be taken off before the exponential.
     weights = (signal * (attention.smoothing / (length + EPSILON))).exp_()
     if attention.focal is not None:
         weights = weights * _kept(weights.detach(), present, attention.focal)
+    return weights
+
+
+def _attend(
+    weights: Float[Tensor, "contexts positions queries words"],
+    affinity: Float[Tensor, "contexts positions queries words"],
+    gram: Float[Tensor, "contexts positions positions"],
+    norm: Float[Tensor, "*queries words"],
+) -> tuple[Float[Tensor, "contexts queries words"], Float[Tensor, "contexts queries words"]]:
+    """Inner products of the query's tokens with what they attend to, and of their lengths."""
     product = (weights * affinity).sum(1)
     flat = weights.flatten(2)
     square = ((gram @ flat) * flat).sum(1).view_as(product)
-    cosine = product / (norm * square.clamp(min=_LEAST_SQUARE).sqrt())
-    # Where contexts cancel each other, the square is a rounding error, and the quotient could be any number.
-    return (cosine.clamp(-1, 1) * share).sum(-1)
+    return product, norm * square.clamp(min=_LEAST_SQUARE).sqrt()
 
 
 def _kept(

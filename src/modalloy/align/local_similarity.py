@@ -74,7 +74,7 @@ def local_similarity(
     # Items of about one length come into one block, which then has little padding.
     orders = [extents(tokens.mask).argsort() for tokens in (contexts, queries)]
     with torch.autocast(images.values.device.type, enabled=False):
-        operands = _operands(contexts[orders[0]], queries[orders[1]])
+        operands = operands_of(contexts[orders[0]], queries[orders[1]])
         scores = score_all(operands, attention, block)
     scores = scores[orders[0].argsort()][:, orders[1].argsort()]
     return scores if attention.direction == "t2i" else scores.T
@@ -122,13 +122,14 @@ def candidate_similarity(
     t2i = attention.direction == "t2i"
     images, captions = _for_products(images), _for_products(captions)
     with torch.autocast(images.values.device.type, enabled=False):
-        operands = _operands(*((images, captions) if t2i else (captions, images)))
+        operands = operands_of(*((images, captions) if t2i else (captions, images)))
         pairs = torch.stack([image, caption] if t2i else [caption, image], dim=1)
         found = score_pairs(operands, pairs, attention, block)
     return found.new_full(candidates.shape, -torch.inf).masked_scatter(filled, found)
 
 
-def _operands(contexts: Tokens, queries: Tokens) -> Operands:
+def operands_of(contexts: Tokens, queries: Tokens) -> Operands:
+    """What scores of these items are made of."""
     wide = torch.promote_types(contexts.values.dtype, torch.float32)
     context, query = (tokens.values.masked_fill(~tokens.mask[:, :, None], 0.0) for tokens in (contexts, queries))
     wide_context = context.to(wide)
@@ -149,12 +150,21 @@ def _for_products(tokens: Tokens) -> Tokens:
     return Tokens(tokens.values.to(dtype), tokens.mask)
 
 
-def _check(images: Tokens, captions: Tokens, block: int | None) -> None:
+def require_one_width(images: Tokens, captions: Tokens) -> None:
+    """Refuses tokens that can't be compared.
+
+    Raises:
+        DataError: their widths differ.
+    """
     if images.values.shape[-1] != captions.values.shape[-1]:
         raise DataError(
             f"tokens of images and captions must be of one width, got {images.values.shape[-1]} and "
             f"{captions.values.shape[-1]}; map them to the same"
         )
+
+
+def _check(images: Tokens, captions: Tokens, block: int | None) -> None:
+    require_one_width(images, captions)
     if block is not None and block < 1:
         raise ConfigError(f"block must be at least 1 pair, got {block}")
 

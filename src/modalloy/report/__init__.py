@@ -1,6 +1,6 @@
 """Results for people: a self-contained page, and tables for the terminal."""
 
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
 from modalloy.report.page import render_report, write_report
 from modalloy.report.table import differences_table, print_report, systems_table
 
@@ -8,6 +8,8 @@ __all__ = [
     "AttentionExample",
     "QueryExample",
     "ReportContent",
+    "WordExample",
+    "WordMap",
     "differences_table",
     "print_report",
     "render_report",

@@ -41,6 +41,30 @@ class AttentionExample:
 
 
 @dataclass(frozen=True)
+class WordMap:
+    """Where in a picture a local branch finds a word."""
+
+    word: str
+    """The word."""
+    weights: Float[Tensor, "rows columns"]
+    """Its attention on the picture's token grid, which lies on the picture as that of `AttentionExample`."""
+    score: float
+    """What it adds to the local score, which is the mean over all tokens of the caption."""
+
+
+@dataclass(frozen=True)
+class WordExample:
+    """A picture, its caption, and where in the picture each local branch finds the words."""
+
+    image: Path
+    """The picture."""
+    caption: str
+    """Its caption."""
+    maps: Mapping[str, Sequence[WordMap]]
+    """By encoder: some of the caption's words in reading order."""
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """All that a report shows; whatever is empty gets no section."""
 
@@ -60,6 +84,8 @@ class ReportContent:
     """Queries and what was found."""
     attentions: Sequence[AttentionExample] = ()
     """Pictures and captions with the attention on them."""
+    words: Sequence[WordExample] = ()
+    """Pictures and where in them the words of their captions are found."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """What made the run, by name: the configuration's text, fingerprints, versions."""
     notes: Sequence[str] = ()

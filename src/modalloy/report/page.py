@@ -6,6 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from modalloy.data import open_image
 from modalloy.errors import DataError, ImageError
 from modalloy.files import write_text
@@ -20,8 +22,8 @@ from modalloy.report.charts import (
     training_charts,
     whiskers,
 )
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent
-from modalloy.report.pictures import HEAT, Album, Thumbnail, attention_overlay, data_uri
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
+from modalloy.report.pictures import HEAT, SMALL_OVERLAY, Album, Thumbnail, attention_overlay, data_uri
 from modalloy.report.results import COLUMNS, DIRECTION_NAMES, HEADINGS, Row, leader, result_rows
 from modalloy.report.verdicts import Verdict, verdicts
 
@@ -112,6 +114,7 @@ def _view(content: ReportContent) -> dict[str, Any]:
         "open_fits": _OPEN_FITS,
         "examples": [_query_view(example, album) for example in content.examples],
         "attentions": [_attention_view(example, album) for example in content.attentions],
+        "word_examples": [_word_example_view(example, album) for example in content.words],
         "heat": ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in HEAT),
         "seconds": report.get("seconds") or {},
         "provenance": content.provenance,
@@ -179,6 +182,16 @@ class _Words:
     words: list[tuple[str, str, str]]
 
 
+@dataclass(frozen=True)
+class _WordOverlay:
+    """Where a word is found: no URI where the picture can't be read."""
+
+    word: str
+    score: str
+    uri: str | None
+    place: str
+
+
 def _headline(best: str | None, differences: list[Verdict]) -> list[Verdict]:
     """The differences that the leader is part of, or all where it is part of none."""
     return [each for each in differences if best in (each.a, each.b)] or differences
@@ -210,10 +223,7 @@ def _query_view(example: QueryExample, album: Album) -> dict[str, Any]:
 
 
 def _attention_view(example: AttentionExample, album: Album) -> dict[str, Any]:
-    try:
-        picture = open_image(example.image)
-    except ImageError:
-        picture = None
+    picture = _opened(example.image)
     return {
         "picture": album.add(example.image),
         "caption": example.caption,
@@ -228,6 +238,33 @@ def _attention_view(example: AttentionExample, album: Album) -> dict[str, Any]:
         ],
         "words": [_words(encoder, pairs) for encoder, pairs in example.word_weights.items()],
     }
+
+
+def _word_example_view(example: WordExample, album: Album) -> dict[str, Any]:
+    picture = _opened(example.image)
+    return {
+        "picture": album.add(example.image),
+        "caption": example.caption,
+        "found": {name: [_word_overlay(picture, each) for each in maps] for name, maps in example.maps.items()},
+    }
+
+
+def _word_overlay(picture: Image | None, found: WordMap) -> _WordOverlay:
+    rows, columns = found.weights.shape
+    row, column = divmod(int(found.weights.argmax()), columns)
+    return _WordOverlay(
+        found.word,
+        numbers.fixed(found.score, 2),
+        None if picture is None else data_uri(attention_overlay(picture, found.weights, SMALL_OVERLAY)),
+        f"strongest in row {row + 1} of {rows}, column {column + 1} of {columns}",
+    )
+
+
+def _opened(path: Path) -> Image | None:
+    try:
+        return open_image(path)
+    except ImageError:
+        return None
 
 
 def _words(encoder: str, pairs: Sequence[tuple[str, float]]) -> _Words:

@@ -18,6 +18,8 @@ THUMBNAIL = 160
 """Longest side of a thumbnail, in pixels."""
 OVERLAY = 256
 """Longest side of a picture with attention over it, in pixels."""
+SMALL_OVERLAY = 128
+"""The same where there are many of them."""
 HEAT = ((255, 243, 178), (254, 178, 76), (240, 59, 32), (128, 0, 38), (48, 0, 40))
 """Colours from the lowest to the highest attention, each darker than the last: readable without hue too."""
 _FADED = 0.45
@@ -72,7 +74,9 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def attention_overlay(picture: Image.Image, weights: Float[Tensor, "rows columns"]) -> Image.Image:
+def attention_overlay(
+    picture: Image.Image, weights: Float[Tensor, "rows columns"], longest: int = OVERLAY
+) -> Image.Image:
     """The picture, greyed and faded, under the colours of `HEAT`.
 
     It is clear at the smallest weight and strongest at the largest. The weights are spread bicubically over
@@ -85,6 +89,7 @@ def attention_overlay(picture: Image.Image, weights: Float[Tensor, "rows columns
     Args:
         picture: in RGB.
         weights: attention on each token of the grid.
+        longest: longest side of the result, in pixels.
 
     Raises:
         DataError: the weights are none, negative or not finite.
@@ -93,10 +98,10 @@ def attention_overlay(picture: Image.Image, weights: Float[Tensor, "rows columns
     if not grid.size or not np.isfinite(grid).all() or grid.min() < 0:
         raise DataError(
             f"Attention must be numbers of at least 0 on a grid, got {tuple(grid.shape)} of them "
-            "with negative, infinite or NaN ones; check the fuser that gave them."
+            "with negative, infinite or NaN ones; check the model that gave them."
         )
     rows, columns = grid.shape
-    scale = OVERLAY / max(rows, columns)
+    scale = longest / max(rows, columns)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     crop = ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
     grey = np.asarray(ImageOps.grayscale(crop), dtype=np.float32)[..., None]

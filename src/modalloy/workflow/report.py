@@ -15,7 +15,8 @@ from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, SplitFeatures, TowerFuser
 from modalloy.fusion.hada import HadaTower
 from modalloy.fusion.rotation import uncut
-from modalloy.report import AttentionExample, QueryExample, ReportContent, write_report
+from modalloy.report import AttentionExample, QueryExample, ReportContent, WordExample, write_report
+from modalloy.workflow.word_attention import word_examples
 
 if TYPE_CHECKING:
     from modalloy.workflow.run import Run
@@ -50,6 +51,7 @@ def write_run_report(run: "Run", report: Mapping[str, Any]) -> None:
         training=_training(run),
         examples=_examples(run, report["best_input"]),
         attentions=attentions,
+        words=_words(run),
         provenance=_provenance(run),
         notes=notes,
     )
@@ -120,10 +122,21 @@ def _attentions(run: "Run") -> list[AttentionExample]:
     fuser, test = uncut(run.delivered.fuser), run.test
     if not isinstance(fuser, TowerFuser) or not isinstance(fuser.towers["image"], HadaTower):
         return []
+    return [_attention(run, image, caption) for image, caption in _drawn_pairs(test)]
+
+
+def _words(run: "Run") -> list[WordExample]:
+    """Where the local branches of inputs find the words of the same captions."""
+    encoders = {each.name: encoder for each, encoder in zip(run.config.inputs, run.encoders, strict=True)}
+    return word_examples(encoders, run.test, _drawn_pairs(run.test))
+
+
+def _drawn_pairs(test: SplitFeatures) -> list[tuple[int, int]]:
+    """Some drawn test pictures and their first captions, by their places."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randperm(len(test.image_rows), generator=generator)[:_ATTENTIONS].tolist()
     return [
-        _attention(run, image, int((test.caption_image == image).nonzero()[0]))
+        (image, int((test.caption_image == image).nonzero()[0]))
         for image in images
         if bool((test.caption_image == image).any())
     ]
