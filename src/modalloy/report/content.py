@@ -73,7 +73,7 @@ class ReportContent:
     report: Mapping[str, Any]
     """The run's results as `report.json` holds them.
 
-    "test" and "systems" at least; "differences", "inputs", "oracle", "level", "seconds", and "stages" (results by input) where
+    "test" and "systems" at least; "differences", "inputs", "oracle", "level", "seconds", and by input "stages", where
     known.
     """
     recall_curves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
