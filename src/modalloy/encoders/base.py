@@ -4,7 +4,7 @@ A new encoder implements five methods of `Encoder`: `fingerprint`, `dim`, `width
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modalloy.encoders.fingerprint import Fingerprint as Fingerprint
 from modalloy.encoders.fingerprint import sha256_of_settings as sha256_of_settings
+from modalloy.encoders.recompute import recompute_blocks
 from modalloy.errors import ConfigError, DataError
 
 Modality = Literal["image", "text"]
@@ -135,6 +136,33 @@ class Encoder(ABC):
         """
         raise ConfigError(f"{self.spec} has no second token level of {modality}s.")
 
+    def network(self, modality: Modality) -> nn.Module | None:
+        """The network whose parameters make the features of `modality`, to be trained on.
+
+        It comes frozen and in evaluation mode. None where the encoder can't be trained further.
+        """
+        return None
+
+    def forward_levels(
+        self, modality: Modality, prepared: Sequence[Any], levels: Collection[Level]
+    ) -> dict[Level, Encoded]:
+        """What `forward` ("high") and `forward_mid` ("mid") give, in one pass, with gradients where enabled.
+
+        Raises:
+            ConfigError: there is no such level, or the encoder can't be trained further.
+        """
+        raise ConfigError(_untrainable(self))
+
+    def recompute_activations(self, modality: Modality) -> None:
+        """From now on the backward pass computes the inside of each block again, instead of keeping it in memory.
+
+        Gradients stay the same, dropout included (`recompute_blocks` says how).
+
+        Raises:
+            ConfigError: the encoder can't be trained further, or its network has no blocks.
+        """
+        recompute_blocks(require_network(self, modality))
+
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the image tokens after the summary token; None where they have no grid."""
         return None
@@ -192,6 +220,22 @@ class Encoder(ABC):
                 f"{self.spec} encodes {' and '.join(self.modalities)}, not {modality}; "
                 f"choose an encoder of {modality}s."
             )
+
+
+def require_network(encoder: Encoder, modality: Modality) -> nn.Module:
+    """The network of `modality`, to be trained on.
+
+    Raises:
+        ConfigError: the encoder can't be trained further.
+    """
+    network = encoder.network(modality)
+    if network is None:
+        raise ConfigError(_untrainable(encoder))
+    return network
+
+
+def _untrainable(encoder: Encoder) -> str:
+    return f"{encoder.spec} can't be trained further; keep it frozen, or choose a backbone (docs/encoders.md)."
 
 
 def require_text(text: object) -> str:
