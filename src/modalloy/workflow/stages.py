@@ -7,6 +7,7 @@ from torch import Tensor
 
 from modalloy.align import AlignedEncoder
 from modalloy.align.cross_layer import Level
+from modalloy.data.splits import validation_split
 from modalloy.encoders import Encoder, Modality
 from modalloy.errors import ConfigError, FeatureError
 from modalloy.evaluation import EmbeddingScores, Ranks, compare, rank_queries
@@ -16,7 +17,6 @@ from modalloy.search import HierarchicalSearch, HierarchyConfig, Side, StoredTok
 from modalloy.search.depths import DepthChoice, DepthLadder, choose_depths, stage_ranks
 from modalloy.workflow.evaluate import with_counts
 from modalloy.workflow.features import Collection
-from modalloy.workflow.fuse import validation_split
 
 CHOSEN, _ALL = "chosen", "all"
 
