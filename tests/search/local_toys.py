@@ -82,5 +82,5 @@ def loop_terms(images: Levels, captions: Levels, terms: Sequence[Term]) -> Tenso
         how = attention if term.focal else replace(attention, focal=None)
         for i, image in enumerate(real(images[term.image])):
             for j, caption in enumerate(real(captions[term.text])):
-                total[i, j] += term.weight * loop_score(image, caption, how)
+                total[i, j] += loop_score(image, caption, how)
     return total
