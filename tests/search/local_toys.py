@@ -16,7 +16,7 @@ from modalloy.features import FeatureStore
 from modalloy.features.shard import Shard
 from modalloy.features.store_manifest import Description
 from modalloy.features.writer import StoreWriter, shard_ranges
-from modalloy.search.hierarchical import Side
+from modalloy.search.member import Member, Side
 from modalloy.search.token_source import StoredTokens
 
 WIDTHS: dict[Modality, dict[Level, int]] = {"image": {"high": 4, "mid": 3}, "text": {"high": 5, "mid": 6}}
@@ -64,6 +64,10 @@ def stored(
 def side(folder: Path, modality: Modality, rows: int, levels: tuple[Level, ...] = ("high", "mid")) -> Side:
     tokens, stores = stored(folder, modality, rows, levels=levels)
     return Side(stores["high"].embeddings(), tokens)
+
+
+def member(folder: Path, images: int, captions: int) -> Member:
+    return Member(side(folder, "image", images), side(folder, "text", captions), branch().config)
 
 
 def all_levels(tokens: StoredTokens) -> Levels:

@@ -1,24 +1,24 @@
 """What HACAN's stages give on a split: vectors alone, re-ranked by the focal score, and by the cross-layer score."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from modalloy.align import AlignedEncoder
-from modalloy.align.cross_layer import Level
 from modalloy.data.splits import validation_split
-from modalloy.encoders import Encoder, Modality
-from modalloy.errors import ConfigError, FeatureError
+from modalloy.encoders import Encoder
+from modalloy.errors import ConfigError
 from modalloy.evaluation import EmbeddingScores, Ranks, compare, rank_queries
-from modalloy.evaluation.ranks import DIRECTIONS
-from modalloy.fusion import FeatureSet
-from modalloy.search import HierarchicalSearch, HierarchyConfig, Side, StoredTokens
-from modalloy.search.depths import DepthChoice, DepthLadder, choose_depths, stage_ranks
-from modalloy.workflow.evaluate import with_counts
+from modalloy.evaluation.folds import joined_ranks
+from modalloy.evaluation.ranks import DIRECTIONS, Direction
+from modalloy.search import DepthLadder, Fold, HierarchyConfig, choose_depths
+from modalloy.search.depth import TIMED_QUERIES, Depth, measure_depth
+from modalloy.search.depths import DepthChoice
+from modalloy.workflow.evaluate import names_of, with_counts
 from modalloy.workflow.features import Collection
+from modalloy.workflow.local_features import LocalFeatures
 
 CHOSEN, _ALL = "chosen", "all"
+AVERAGE = "average"
 
 
 def stages_of(text: str) -> HierarchyConfig | None:
@@ -32,7 +32,7 @@ def stages_of(text: str) -> HierarchyConfig | None:
     Raises:
         ConfigError: the text is something else, or the numbers can't be.
 
-    >>> stages_of("100").second is None, stages_of("chosen")
+    >>> stages_of("100").cross_candidates is None, stages_of("chosen")
     (True, None)
     """
     if text == CHOSEN:
@@ -46,99 +46,100 @@ def stages_of(text: str) -> HierarchyConfig | None:
 
 
 def evaluate_stages(
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     collection: Collection,
     split: str = "test",
     config: HierarchyConfig | None = None,
     ladder: DepthLadder | None = None,
+    fold_size: int | None = None,
+    timed: int = TIMED_QUERIES,
 ) -> dict[str, Any]:
     """Ranks a split stage by stage, a truth that fell out of a stage's candidates being a miss.
 
     Args:
-        encoder: an aligned encoder with a local branch.
+        encoders: aligned encoders with local branches; of several each alone, and the average of all.
         collection: features that aren't stored yet are extracted.
         split: the split to evaluate on.
         config: the candidates of each stage; by default they are chosen on the split "tune", or "val", for each
             direction of retrieval (see `choose_depths`).
-        ladder: what to choose from.
+        ladder: what to choose from; its candidates for the cross-layer stage have no part where there are no terms
+            for that.
+        fold_size: search each query among so many images and their captions, fold by fold, as COCO's 1K protocol does
+            with 1,000; the choice is made in such folds, too.
+        timed: how many queries are timed one by one, at each depth.
 
     Returns:
-        The items counted, each stage's metrics and the differences of the last one's from the others with their
-        intervals, milliseconds a query, and what each depth gave where the depth was chosen; ready for JSON.
+        The items counted, each stage's metrics and the differences of the last one's (of the average, if there is one)
+        from the others with their intervals, milliseconds of a query on its own and in batches, and what each depth
+        gave where the depth was chosen; ready for JSON.
 
     Raises:
-        ConfigError: the encoder has no local branch, a stage needs a level of tokens that it doesn't read, or the
-            candidates would be chosen on the split itself.
-        DataError: there is no such split, or it has no usable items.
-        FeatureError: an item has embeddings, but no tokens of a level.
+        ConfigError: an encoder has no local branch, is given twice or is called "average", a stage needs a level of
+            tokens that an encoder doesn't read, or the candidates would be chosen on the split itself.
+        DataError: there is no such split, or it has no usable items, or they don't make whole folds.
     """
-    if not isinstance(encoder, AlignedEncoder) or encoder.local is None:
-        raise ConfigError(
-            f"{encoder.spec} has no local branch to re-rank by; align one: modalloy align ... --align.local.dim 256"
-        )
+    line_ups = _line_ups(encoders)
     choose_on = validation_split(list(collection.manifest.counts()))
     if config is None and choose_on == split:
         raise ConfigError(
             f"the candidates would be chosen on {split!r}, the split to evaluate on; give them, such as 100:20."
         )
-    found, caption_image = _search(encoder, collection, split)
-    choices = {} if config else _choices(*_search(encoder, collection, choose_on), ladder or _ladder(encoder))
-    ranks: dict[str, dict[str, Float[Tensor, " queries"]]] = {}
-    milliseconds: dict[str, dict[str, float]] = {}
-    for direction in DIRECTIONS:
-        stages = found(direction, config or choices[direction].chosen.config)
-        images = len(found.images.vectors)
-        for name, each in stage_ranks(stages, caption_image, images, direction).items():
-            ranks.setdefault(name, {})[direction] = each
-        milliseconds[direction] = {stage.name: 1000 * stage.seconds / len(stage.candidates) for stage in stages}
-    systems = {name: [Ranks(**each)] for name, each in ranks.items()}
-    # By the vectors all items are ranked, not only the candidates.
-    systems["global"] = [rank_queries(EmbeddingScores(found.images.vectors, found.captions.vectors), caption_image)]
-    comparison = compare(systems, caption_image, reference=list(systems)[-1])
-    counts = {"images": len(found.images.vectors), "captions": len(found.captions.vectors)}
-    depths = {direction: {"split": choose_on, **choice.to_dict()} for direction, choice in choices.items()}
-    return with_counts(split, counts, comparison.to_dict() | {"milliseconds": milliseconds, "depths": depths})
-
-
-def _choices(
-    search: HierarchicalSearch, caption_image: Int[Tensor, " captions"], ladder: DepthLadder
-) -> dict[str, DepthChoice]:
-    return {direction: choose_depths(search, caption_image, direction, ladder) for direction in DIRECTIONS}
-
-
-def _ladder(encoder: AlignedEncoder) -> DepthLadder:
-    """Without cross-layer terms there is no second number to choose."""
-    assert encoder.local is not None
-    return DepthLadder() if any(not term.focal for term in encoder.local.config.terms) else DepthLadder(second=())
-
-
-def _levels(encoder: AlignedEncoder, modality: Modality) -> list[Level]:
-    return ["high", "mid"] if modality in encoder.mid else ["high"]
-
-
-def _search(
-    encoder: AlignedEncoder, collection: Collection, split: str
-) -> tuple[HierarchicalSearch, Int[Tensor, " captions"]]:
-    """A split's items by their stored vectors and tokens, and the place of each caption's image."""
-    assert encoder.local is not None
     collection.manifest.split(split)  # a misspelt one is found before the work
-    items = collection.paired([encoder]).split(split)
+    features = LocalFeatures(encoders, collection)
+    counts = features.counts(split) | ({} if fold_size is None else {"fold_size": fold_size})
+    systems: dict[str, list[Ranks]] = {}
+    times: dict[str, dict[str, dict[str, float]]] = {"milliseconds": {}, "batched": {}}
+    depths: dict[str, dict[str, Any]] = {}
+    for name, which in line_ups.items():
+        folds = features.folds(split, fold_size, which)
+        found: dict[Direction, Depth] = {}
+        validation = [] if config else features.folds(choose_on, fold_size, which)
+        for direction in DIRECTIONS:
+            if config is None:
+                choice = _choice(validation, direction, ladder or DepthLadder(), timed)
+                depths[_label(name, direction)] = {"split": choose_on, "system": name, **choice.to_dict()}
+            found[direction] = measure_depth(folds, direction, config or choice.chosen.config, timed)
+            for kind, each in times.items():
+                of_stages = getattr(found[direction], kind)
+                each.setdefault(direction, {}).update({_label(name, stage): of_stages[stage] for stage in of_stages})
+        for stage, ranks in _ranks(folds, found).items():
+            systems[_label(name, stage)] = [ranks]
+    caption_image = features.paired.split(split).caption_image
+    comparison = compare(systems, caption_image, reference=list(systems)[-1])
+    return with_counts(split, counts, comparison.to_dict() | times | {"depths": depths})
 
-    def side(modality: Modality, features: FeatureSet, rows: Int[Tensor, " items"]) -> Side:
-        assert encoder.local is not None
-        stores = {
-            level: collection.store(encoder.backbone(modality, level), modality) for level in _levels(encoder, modality)
-        }
-        for store in stores.values():
-            if rejected := int((~store.valid[rows]).sum()):
-                raise FeatureError(
-                    f"{store.spec} rejected {rejected} {modality}s that have embeddings; see "
-                    f"{store.folder / 'rejects.jsonl'}, mend them, or leave them out of the collection."
-                )
-        readers = {level: store.tokens for level, store in stores.items()}
-        return Side(features.embeddings(0, rows), StoredTokens(encoder.local, modality, readers, rows))
 
-    images = side("image", items.paired.image, items.image_rows)
-    captions = side("text", items.paired.text, items.caption_rows)
-    local = encoder.local.config
-    return HierarchicalSearch(images, captions, local.attention, local.terms), items.caption_image
+def _line_ups(encoders: Sequence[Encoder]) -> dict[str, list[int]]:
+    """Which encoders search together, by the name of that; one alone has none."""
+    if len(encoders) == 1:
+        return {"": [0]}
+    names = names_of(encoders)
+    if AVERAGE in names:
+        raise ConfigError(f"no encoder may be called {AVERAGE!r}, which is the name of all together; rename it.")
+    return {name: [place] for place, name in enumerate(names)} | {AVERAGE: list(range(len(names)))}
+
+
+def _label(name: str, of: str) -> str:
+    return f"{name}, {of}" if name else of
+
+
+def _ranks(folds: Sequence[Fold], found: dict[Direction, Depth]) -> dict[str, Ranks]:
+    ranks = {
+        stage: Ranks(**{direction: depth.ranks[stage] for direction, depth in found.items()})
+        for stage in found["text_to_image"].ranks
+    }
+    # By the vectors all items are ranked, not only the candidates.
+    ranks["global"] = joined_ranks(
+        [
+            rank_queries(EmbeddingScores(fold.search.image_vectors, fold.search.caption_vectors), fold.caption_image)
+            for fold in folds
+        ]
+    )
+    return ranks
+
+
+def _choice(folds: Sequence[Fold], direction: Direction, ladder: DepthLadder, timed: int) -> DepthChoice:
+    members = folds[0].search.members
+    if any(all(term.focal for term in member.local.terms) for member in members):
+        ladder = replace(ladder, cross_candidates=())
+    return choose_depths(folds, direction, ladder, timed=timed)
