@@ -25,15 +25,15 @@ from modalloy.errors import ConfigError, ModalloyError
 from modalloy.evaluation import Ranks, compare, rank_queries
 from modalloy.files import atomic_path
 from modalloy.report import print_report
+from modalloy.search import HierarchyConfig
 from modalloy.threads import set_threads
 from modalloy.training.align_config import AlignConfig
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import open_with_rejects
 from modalloy.workflow.evaluate import with_counts
 from modalloy.workflow.features import Collection
-from modalloy.workflow.stages import rank_stages, stages_of
-
-HACAN_WEIGHT = 0.2
+from modalloy.workflow.stages import rank_stages
+from modalloy.workflow.stages_config import CHOSEN, StagesConfig, stages_of
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Experiments:
             (scores,) = items.input_scores()
             return {"global": rank_queries(scores, items.caption_image)}
         # On the items to choose by there is nothing else to choose by.
-        weight = HACAN_WEIGHT if self.split == "tune" else None
-        stages = stages_of(self.config.stages)
-        return rank_stages(encoders, self.collection, self.split, stages, global_weight=weight).ranks
+        weight = HierarchyConfig.global_weight if self.split == "tune" else CHOSEN
+        stages = StagesConfig(stages_of(self.config.stages), weight, timed=1)
+        return rank_stages(encoders, self.collection, self.split, stages).ranks
 
     def compared(self, systems: Mapping[str, Sequence[Ranks]]) -> dict[str, Any]:
         """The table of the systems, ready for JSON."""

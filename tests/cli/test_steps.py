@@ -118,7 +118,8 @@ def test_weighted_inputs_and_the_regime_by_name(run, inputs, tmp_path):
     assert "there is no input 2; name some of hacan:" in wrong
     for options, message in (
         (["--stages", "many"], "numbers of candidates like 100:20"),
-        (["--stages", "5:2", "--fold_size", "3"], "--stages takes one encoder, and no --fold_size"),
+        (["--stages", "5:2", "--chosen.recall", "65"], "--chosen's options say how --stages chosen chooses"),
+        (["--stages", "chosen", "--chosen.recall", "65", "--chosen.loss", "0.2"], "give one of loss and recall"),
         (["--stages", "5:2"], "has no local branch to re-rank by"),
     ):
         assert message in run("evaluate", inputs[0], *options)

@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from search.test_depths import ITEMS, noisy
 
 from modalloy.errors import ConfigError
 from modalloy.evaluation.ranks import DIRECTIONS
-from modalloy.search.depths import measure_depth
+from modalloy.search.depth import measure_depth
 from modalloy.search.global_weight import choose_global_weight
-from modalloy.search.hierarchical import HierarchyConfig
+from modalloy.search.hierarchy_config import HierarchyConfig
 
 SETTINGS = [
     HierarchyConfig(20, 5),
@@ -24,18 +23,24 @@ SETTINGS = [
 
 @pytest.mark.parametrize("config", SETTINGS)
 def test_the_choice_is_that_of_searching_with_each_weight(config):
-    search, truth = noisy(), torch.arange(ITEMS)
-    chosen, rsums = choose_global_weight(search, truth, config, [4.0, 0.2, 1.0, 0.0])
+    folds = noisy()
+    chosen, rsums = choose_global_weight(folds, config, [4.0, 0.2, 1.0, 0.0])
     assert list(rsums) == [0.0, 0.2, 1.0, 4.0] and len(set(rsums.values())) > 1
     for weight, rsum in rsums.items():
         setting = replace(config, global_weight=weight)
-        each = [measure_depth(search, truth, direction, setting).final.rsum for direction in DIRECTIONS]
+        each = [measure_depth(folds, direction, setting, timed=1).final.rsum for direction in DIRECTIONS]
         assert rsum == pytest.approx(sum(each))
     assert chosen == max(rsums, key=rsums.get)
 
 
+def test_folds_are_ranked_on_their_own():
+    (fold,), config = noisy(), HierarchyConfig(20, 5)
+    _, one = choose_global_weight([fold], config)
+    _, two = choose_global_weight([fold, fold], config)
+    assert two == pytest.approx(one)
+
+
 def test_of_equal_weights_the_smallest_is_taken_and_none_is_refused():
-    search, truth = noisy(), torch.arange(ITEMS)
-    assert choose_global_weight(search, truth, HierarchyConfig(1, 1), [2.0, 1.0])[0] == 1.0
+    assert choose_global_weight(noisy(), HierarchyConfig(1, 1), [2.0, 1.0])[0] == 1.0
     with pytest.raises(ConfigError, match="weight to choose"):
-        choose_global_weight(search, truth, HierarchyConfig(), [])
+        choose_global_weight(noisy(), HierarchyConfig(), [])

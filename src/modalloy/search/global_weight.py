@@ -11,25 +11,23 @@ from modalloy.errors import ConfigError
 from modalloy.evaluation.metrics import direction_metrics
 from modalloy.evaluation.ranks import DIRECTIONS, Direction
 from modalloy.evaluation.reranking import rerank_ranks
-from modalloy.search.hierarchical import HierarchicalSearch, HierarchyConfig, Stage
+from modalloy.search.depth import Fold
+from modalloy.search.hierarchical import Stage
+from modalloy.search.hierarchy_config import HierarchyConfig
 
 WEIGHTS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """HACAN's, and larger ones: the less there is to train on, the less the local scores are to be trusted."""
 
 
 def choose_global_weight(
-    search: HierarchicalSearch,
-    caption_image: Int[Tensor, "captions"],
-    config: HierarchyConfig,
-    weights: Sequence[float] = WEIGHTS,
+    folds: Sequence[Fold], config: HierarchyConfig, weights: Sequence[float] = WEIGHTS
 ) -> tuple[float, dict[float, float]]:
     """Takes the `global_weight` with which the last stage has the highest RSum, of equal ones the smallest.
 
     The local scores are taken once, of all first candidates, and weighed anew with each weight.
 
     Args:
-        search: validation items.
-        caption_image: place of each caption's image.
+        folds: validation items.
         config: the numbers of candidates, and the weights of the local scores.
         weights: what to choose from.
 
@@ -39,46 +37,41 @@ def choose_global_weight(
     Raises:
         ConfigError: there is no weight to choose from, or see `HierarchicalSearch`.
 
-    >>> from modalloy.align import Tokens
-    >>> from modalloy.search.hierarchical import Side
-    >>> from modalloy.search.token_source import HeldTokens
+    >>> from modalloy.align import LocalConfig, Tokens
+    >>> from modalloy.search import HeldTokens, HierarchicalSearch, Member, Side
     >>> tokens = HeldTokens({"high": Tokens(torch.eye(3)[:, None], torch.ones(3, 1, dtype=torch.bool))})
-    >>> search = HierarchicalSearch(Side(torch.eye(3), tokens), Side(torch.eye(3), tokens))
-    >>> choose_global_weight(search, torch.arange(3), HierarchyConfig(2, None))[0]
+    >>> member = Member(Side(torch.eye(3), tokens), Side(torch.eye(3), tokens), LocalConfig(3, None, 3, None))
+    >>> folds = [Fold(HierarchicalSearch(member), torch.arange(3))]
+    >>> choose_global_weight(folds, HierarchyConfig(2, None))[0]
     0.2
     """
     if not weights:
         raise ConfigError("there must be a weight to choose from, got none.")
     rsums = dict.fromkeys(sorted(weights), 0.0)
     for direction in DIRECTIONS:
-        for weight, ranks in _ranks(search, caption_image, direction, config, list(rsums)):
-            rsums[weight] += direction_metrics(ranks).rsum
+        each_fold = [_ranks(fold, direction, config, list(rsums)) for fold in folds]
+        for weight, ranks in zip(rsums, zip(*each_fold, strict=True), strict=True):
+            rsums[weight] += direction_metrics(torch.cat(ranks)).rsum
     return max(rsums, key=rsums.__getitem__), rsums
 
 
 def _ranks(
-    search: HierarchicalSearch,
-    caption_image: Int[Tensor, "captions"],
-    direction: Direction,
-    config: HierarchyConfig,
-    weights: Sequence[float],
-) -> Iterator[tuple[float, Float[Tensor, "queries"]]]:
-    everything = None if config.second is None else (config.first or _items(search, direction))
-    found, *local = search(direction, replace(config, second=everything, global_weight=0.0))
+    fold: Fold, direction: Direction, config: HierarchyConfig, weights: Sequence[float]
+) -> Iterator[Float[Tensor, "queries"]]:
+    """A fold's ranks with each weight."""
+    images, captions = len(fold.search.image_vectors), len(fold.caption_image)
+    everything = config.focal_candidates or (captions if direction == "image_to_text" else images)
+    wanted = None if config.cross_candidates is None else everything
+    found, *local = fold.search(direction, replace(config, cross_candidates=wanted, global_weight=0.0))
     candidates = found.candidates
     focal, *whole = (_in_order_of(candidates, stage) for stage in local)
-    images = len(search.images.vectors)
     for weight in weights:
         scores = (weight * found.scores + focal).masked_fill(candidates < 0, -torch.inf)
-        order = scores.argsort(dim=1, descending=True, stable=True)[:, : config.second]
+        order = scores.argsort(dim=1, descending=True, stable=True)[:, : config.cross_candidates]
         if whole:
             scores = scores + (whole[0] - focal)
         chosen, scores = candidates.gather(1, order), scores.gather(1, order)
-        yield weight, rerank_ranks(chosen, scores, caption_image, images, direction)
-
-
-def _items(search: HierarchicalSearch, direction: Direction) -> int:
-    return len((search.captions if direction == "image_to_text" else search.images).vectors)
+        yield rerank_ranks(chosen, scores, fold.caption_image, images, direction)
 
 
 def _in_order_of(candidates: Int[Tensor, "queries candidates"], stage: Stage) -> Float[Tensor, "queries candidates"]:

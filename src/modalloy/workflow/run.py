@@ -14,7 +14,7 @@ import torch
 from modalloy import __version__
 from modalloy.data import Manifest
 from modalloy.data.build import Reject
-from modalloy.data.splits import draw_splits
+from modalloy.data.splits import draw_splits, validation_split
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import DataError
@@ -32,7 +32,7 @@ from modalloy.workflow.config import InputConfig, RunConfig, features_folder, lo
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
-from modalloy.workflow.fuse import FusionFit, validation_split
+from modalloy.workflow.fuse import FusionFit
 from modalloy.workflow.fusion_config import RANK_AVERAGE, TUNED, UNTRAINED
 from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
