@@ -87,26 +87,23 @@ def evaluate_stages(
     collection.manifest.split(split)  # a misspelt one is found before the work
     features = LocalFeatures(encoders, collection)
     counts = features.counts(split) | ({} if fold_size is None else {"fold_size": fold_size})
+    measured: dict[str, dict[Direction, Depth]] = {}
     systems: dict[str, list[Ranks]] = {}
-    times: dict[str, dict[str, dict[str, float]]] = {"milliseconds": {}, "batched": {}}
     depths: dict[str, dict[str, Any]] = {}
     for name, which in line_ups.items():
-        folds = features.folds(split, fold_size, which)
-        found: dict[Direction, Depth] = {}
-        validation = [] if config else features.folds(choose_on, fold_size, which)
-        for direction in DIRECTIONS:
-            if config is None:
-                choice = _choice(validation, direction, ladder or DepthLadder(), timed)
+        if config is None:
+            choices = _choices(features.folds(choose_on, fold_size, which), ladder or DepthLadder(), timed)
+            settings = {direction: choice.chosen.config for direction, choice in choices.items()}
+            for direction, choice in choices.items():
                 depths[_label(name, direction)] = {"split": choose_on, "system": name, **choice.to_dict()}
-            found[direction] = measure_depth(folds, direction, config or choice.chosen.config, timed)
-            for kind, each in times.items():
-                of_stages = getattr(found[direction], kind)
-                each.setdefault(direction, {}).update({_label(name, stage): of_stages[stage] for stage in of_stages})
-        for stage, ranks in _ranks(folds, found).items():
-            systems[_label(name, stage)] = [ranks]
+        else:
+            settings = dict.fromkeys(DIRECTIONS, config)
+        folds = features.folds(split, fold_size, which)
+        measured[name] = {each: measure_depth(folds, each, settings[each], timed) for each in DIRECTIONS}
+        systems |= {_label(name, stage): [ranks] for stage, ranks in _ranks(folds, measured[name]).items()}
     caption_image = features.paired.split(split).caption_image
     comparison = compare(systems, caption_image, reference=list(systems)[-1])
-    return with_counts(split, counts, comparison.to_dict() | times | {"depths": depths})
+    return with_counts(split, counts, comparison.to_dict() | _times(measured) | {"depths": depths})
 
 
 def _line_ups(encoders: Sequence[Encoder]) -> dict[str, list[int]]:
@@ -138,8 +135,22 @@ def _ranks(folds: Sequence[Fold], found: dict[Direction, Depth]) -> dict[str, Ra
     return ranks
 
 
-def _choice(folds: Sequence[Fold], direction: Direction, ladder: DepthLadder, timed: int) -> DepthChoice:
-    members = folds[0].search.members
-    if any(all(term.focal for term in member.local.terms) for member in members):
+def _times(measured: dict[str, dict[Direction, Depth]]) -> dict[str, dict[Direction, dict[str, float]]]:
+    """Milliseconds of every stage of every system, by direction: of a query on its own, and in batches."""
+    return {
+        kind: {
+            direction: {
+                _label(name, stage): time
+                for name, found in measured.items()
+                for stage, time in getattr(found[direction], kind).items()
+            }
+            for direction in DIRECTIONS
+        }
+        for kind in ("milliseconds", "batched")
+    }
+
+
+def _choices(folds: Sequence[Fold], ladder: DepthLadder, timed: int) -> dict[Direction, DepthChoice]:
+    if any(all(term.focal for term in member.local.terms) for member in folds[0].search.members):
         ladder = replace(ladder, cross_candidates=())
-    return choose_depths(folds, direction, ladder, timed=timed)
+    return {direction: choose_depths(folds, direction, ladder, timed=timed) for direction in DIRECTIONS}
