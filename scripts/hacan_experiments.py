@@ -33,7 +33,7 @@ from modalloy.workflow.collections import open_with_rejects
 from modalloy.workflow.evaluate import with_counts
 from modalloy.workflow.features import Collection
 from modalloy.workflow.stages import rank_stages
-from modalloy.workflow.stages_config import CHOSEN, StagesConfig, stages_of
+from modalloy.workflow.stages_config import CHOSEN, StagesConfig
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class HacanExperiments:
     """How they are aligned, by name; a seed takes the place of each one's own."""
     averages: dict[str, list[str]] = field(default_factory=dict)
     """Alignments whose scores are averaged, by the average's name."""
-    stages: str = "100:20"
-    """The candidates of each stage, as `modalloy evaluate --stages` takes them."""
+    depth: HierarchyConfig = field(default_factory=HierarchyConfig)
+    """The candidates of each stage."""
     reference: list[str] = field(default_factory=list)
     """The systems that the others are compared with."""
     images: str | None = None
@@ -108,7 +108,7 @@ class Experiments:
             "encoders": [encoder.fingerprint(modality).digest for encoder in encoders for modality in MODALITIES],
             "collection": self.collection.manifest.fingerprint,
             "splits": [item.split for item in self.collection.manifest],
-            "stages": self.config.stages,
+            "depth": asdict(self.config.depth),
             "split": self.split,
         }
         path = Path(self.config.folder) / "ranks" / f"{sha256_of_settings(made_of)}.pt"
@@ -125,7 +125,7 @@ class Experiments:
             return {"global": rank_queries(scores, items.caption_image)}
         # On the items to choose by there is nothing else to choose by.
         weight = HierarchyConfig.global_weight if self.split == "tune" else CHOSEN
-        stages = StagesConfig(stages_of(self.config.stages), weight, timed=1)
+        stages = StagesConfig(self.config.depth, weight, timed=1)
         return rank_stages(encoders, self.collection, self.split, stages).ranks
 
     def compared(self, systems: Mapping[str, Sequence[Ranks]]) -> dict[str, Any]:

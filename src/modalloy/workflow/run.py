@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from modalloy import __version__
+from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest
 from modalloy.data.build import Reject
 from modalloy.data.splits import draw_splits, validation_split
@@ -23,7 +24,7 @@ from modalloy.features.ray_data import require_ray
 from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
-from modalloy.search import GALLERY
+from modalloy.search import GALLERY, HierarchyConfig
 from modalloy.threads import set_threads
 from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
@@ -37,6 +38,8 @@ from modalloy.workflow.fusion_config import RANK_AVERAGE, TUNED, UNTRAINED
 from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
+from modalloy.workflow.stages import evaluate_stages
+from modalloy.workflow.stages_config import CHOSEN, StagesConfig
 
 _log = logging.getLogger(__name__)
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
@@ -188,8 +191,18 @@ class Run:
         comparison = compare(self.ranks, self.test.caption_image, reference=self._references(), inputs=inputs)
         counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
         regime = self.fits.regime
-        found = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
+        found: dict[str, Any] = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
+        if stages := self._stages():
+            found["stages"] = stages
         return {"test": counts, **comparison.to_dict(), "delivered": self.delivered.name, **found}
+
+    def _stages(self) -> dict[str, Any]:
+        """What each input with a local branch gives on the test split, stage by stage."""
+        return {
+            each.name: evaluate_stages([encoder], self.collection, "test", self.config.stages)
+            for each, encoder in zip(self.config.inputs, self.encoders, strict=True)
+            if isinstance(encoder, AlignedEncoder) and encoder.local is not None
+        }
 
     def _settle_threads(self) -> None:
         """Sets the thread count: the configured one, else the one that the run began with, else PyTorch's.
@@ -306,6 +319,8 @@ class Run:
         for settings, name in later:
             if settings[name] in (None, []):
                 del settings[name]
+        if self.config.stages == StagesConfig(HierarchyConfig(), CHOSEN):
+            del config["stages"]
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
             # Reports from before there was a choice stay valid.
