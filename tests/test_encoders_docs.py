@@ -5,6 +5,7 @@ import runpy
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,14 +74,25 @@ def test_the_example_of_a_hub_family_works(tmp_path: Path, monkeypatch: pytest.M
     check_encoder(load_encoder(f"swin:{folder}"))
 
 
+def test_the_example_of_training_a_backbone_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = re.search(r"### Backbones that are trained further.*?```python\n(.*?)```", DOCS, re.DOTALL)
+    assert found
+    made: dict[str, Any] = {}
+    exec(found[1], made)
+    assert made["tuned"].spec == f"tuned:{tmp_path / 'runs' / 'x' / 'text'}"
+    gradients = [parameter.grad for parameter in made["network"].parameters()]
+    assert all(gradient is not None for gradient in gradients)
+
+
 def test_every_kind_is_documented() -> None:
-    kinds = [*registry._BUILT_IN, *registry._HUB, "hacan", "alloy", "features", MID]
+    kinds = [*registry._BUILT_IN, *registry._HUB, "hacan", "alloy", "features", registry.TUNED, MID]
     assert not [kind for kind in kinds if f"`{kind}`" not in DOCS]
 
 
 def test_every_documented_spec_is_known() -> None:
     named = (each.name for each in registry.entry_points(group=registry._GROUP))
-    known = {*registry._BUILT_IN, *registry._HUB, *named, MID}
+    known = {*registry._BUILT_IN, *registry._HUB, *named, registry.TUNED, MID}
     rows = re.findall(r"^\| `[^|]*\|[^|]*\|[^|]*\|$", DOCS, re.MULTILINE)
     specs = [spec for row in rows for spec in re.findall(r"`([\w-]+):[^`]+`", row)]
     assert len(specs) > 15

@@ -17,8 +17,7 @@ from modalloy.align import (
     LocalConfig,
     cross_layer_similarity,
 )
-from modalloy.align.cross_layer import Level
-from modalloy.encoders import Encoder, Modality, load_encoder
+from modalloy.encoders import Encoder, Level, Modality, load_encoder
 from modalloy.encoders.mid import MidLevel
 from modalloy.errors import CheckpointError, ConfigError, DataError
 

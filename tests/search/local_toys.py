@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from modalloy.align import LocalBranch, LocalConfig, Tokens
-from modalloy.align.cross_layer import Level, Levels, Term
-from modalloy.encoders import Fingerprint, Modality
+from modalloy.align.cross_layer import Levels, Term
+from modalloy.encoders import Fingerprint, Level, Modality
 from modalloy.features import FeatureStore
 from modalloy.features.shard import Shard
 from modalloy.features.store_manifest import Description

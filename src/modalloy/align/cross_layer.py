@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
 from modalloy.align.local_similarity import Tokens, candidate_similarity, local_similarity
-from modalloy.encoders.base import Modality
+from modalloy.encoders import Level, Modality
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import Direction
 from modalloy.features import pad
 
-Level = Literal["high", "mid"]
 Levels = Mapping[Level, Tokens]
 """An item batch's tokens of each level; a level that no term reads may be left out."""
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from modalloy.align.backbone import Backbone
 from modalloy.align.cross_attention import CrossAttention
-from modalloy.align.cross_layer import Level, LocalBranch, LocalConfig
+from modalloy.align.cross_layer import LocalBranch, LocalConfig
 from modalloy.align.heads import GlobalHead, HeadConfig
 from modalloy.align.local_similarity import Tokens
-from modalloy.encoders import Encoded, Encoder, Fingerprint, Modality, load_encoder
+from modalloy.encoders import Encoded, Encoder, Fingerprint, Level, Modality, load_encoder
 from modalloy.encoders.base import MODALITIES, Prepared, sha256_of_settings
 from modalloy.encoders.checkpoint import (
     CONFIG,

@@ -3,10 +3,9 @@
 A new encoder implements five methods of `Encoder`: `fingerprint`, `dim`, `width`, `preprocess` and `forward`.
 """
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,11 +14,16 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from modalloy.errors import ConfigError, DataError, FeatureError
-from modalloy.files import sha256_of_text
+from modalloy.encoders.fingerprint import Fingerprint as Fingerprint
+from modalloy.encoders.fingerprint import sha256_of_settings as sha256_of_settings
+from modalloy.encoders.recompute import recompute_blocks
+from modalloy.errors import ConfigError, DataError
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
+
+Level = Literal["high", "mid"]
+"""What `forward` gives, or what `forward_mid` gives."""
 
 _MOST_ELONGATED = 1000
 
@@ -66,58 +70,6 @@ class Encoded:
             torch.cat([part.tokens for part in parts]),
             torch.cat([part.lengths for part in parts]),
         )
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What features depend on besides the items: stored with them, and compared before they are used.
-
-    >>> made = Fingerprint("MiniLM", "0.1.0", "a" * 64, "b" * 64)
-    >>> Fingerprint.from_dict(made.to_dict()) == made
-    True
-    """
-
-    name: str
-    """The encoder's spec and modality, for people."""
-    revision: str
-    """Version of the package, or revision of the model, that the weights come from."""
-    weights_sha256: str
-    """SHA-256 of the weight file's bytes."""
-    preprocessing_sha256: str
-    """SHA-256 of everything else that changes the numbers: see `sha256_of_settings`."""
-
-    @property
-    def digest(self) -> str:
-        """One SHA-256 over all fields."""
-        return sha256_of_settings(self.to_dict())
-
-    def to_dict(self) -> dict[str, str]:
-        """The fields, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds a fingerprint from what `to_dict` gave.
-
-        Raises:
-            FeatureError: a field is missing, unknown or no text.
-        """
-        expected = {field.name for field in fields(cls)}
-        if set(values) != expected or not all(isinstance(value, str) for value in values.values()):
-            raise FeatureError(
-                f"A fingerprint must hold the texts {', '.join(sorted(expected))}, got {dict(values)!r}; "
-                "the features are damaged or not modalloy's: extract them again."
-            )
-        return cls(**values)
-
-
-def sha256_of_settings(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of settings as canonical JSON (sorted keys, no spaces), so that equal settings hash equally.
-
-    >>> sha256_of_settings({"a": 1, "b": 2}) == sha256_of_settings({"b": 2, "a": 1})
-    True
-    """
-    return sha256_of_text(json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 class Encoder(ABC):
@@ -184,6 +136,33 @@ class Encoder(ABC):
         """
         raise ConfigError(f"{self.spec} has no second token level of {modality}s.")
 
+    def network(self, modality: Modality) -> nn.Module | None:
+        """The network whose parameters make the features of `modality`, to be trained on.
+
+        It comes frozen and in evaluation mode. None where the encoder can't be trained further.
+        """
+        return None
+
+    def forward_levels(
+        self, modality: Modality, prepared: Sequence[Any], levels: Collection[Level]
+    ) -> dict[Level, Encoded]:
+        """What `forward` ("high") and `forward_mid` ("mid") give, in one pass, with gradients where enabled.
+
+        Raises:
+            ConfigError: there is no such level, or the encoder can't be trained further.
+        """
+        raise ConfigError(_untrainable(self))
+
+    def recompute_activations(self, modality: Modality) -> None:
+        """From now on the backward pass computes the inside of each block again, instead of keeping it in memory.
+
+        Gradients stay the same, dropout included (`recompute_blocks` says how).
+
+        Raises:
+            ConfigError: the encoder can't be trained further, or its network has no blocks.
+        """
+        recompute_blocks(require_network(self, modality))
+
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the image tokens after the summary token; None where they have no grid."""
         return None
@@ -241,6 +220,22 @@ class Encoder(ABC):
                 f"{self.spec} encodes {' and '.join(self.modalities)}, not {modality}; "
                 f"choose an encoder of {modality}s."
             )
+
+
+def require_network(encoder: Encoder, modality: Modality) -> nn.Module:
+    """The network of `modality`, to be trained on.
+
+    Raises:
+        ConfigError: the encoder can't be trained further.
+    """
+    network = encoder.network(modality)
+    if network is None:
+        raise ConfigError(_untrainable(encoder))
+    return network
+
+
+def _untrainable(encoder: Encoder) -> str:
+    return f"{encoder.spec} can't be trained further; keep it frozen, or choose a backbone (docs/encoders.md)."
 
 
 def require_text(text: object) -> str:

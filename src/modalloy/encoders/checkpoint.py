@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def packed_weights(module: nn.Module) -> bytes:
-    """A module's weights as the bytes of a safetensors file."""
-    return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+    """A module's weights as the bytes of a safetensors file, tied ones under each of their names."""
+    weights = module.state_dict().items()
+    # Copies, as safetensors refuses tensors that share memory.
+    return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights})
 
 
 def save_checkpoint(folder: Path, format: str, weights: bytes, config: Mapping[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """EfficientNet-Lite (Tan & Le 2019, ICML; the Lite variants have ReLU6 and no squeeze-and-excitation).
 
 Notable: the summary token is the pooled last feature map, its cells are the other tokens; batch norms are
-folded into the convolutions, which changes nothing but rounding and saves memory traffic on a CPU. The mid level
-is the last map of twice the resolution, not pooled: it is so narrow (112 or 120 channels) that its cells take less
-room than those of the last one.
+folded into the convolutions, which changes nothing but rounding and saves memory traffic on a CPU. So in further
+training their statistics are frozen, while scales and shifts are trained as part of the convolutions; whole blocks are
+dropped at random, as in the model's own training. The mid level is the last map of twice the resolution, not pooled: it
+is so narrow (112 or 120 channels) that its cells take less room than those of the last one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from modalloy.encoders.base import Encoded, Modality, require_image
+from modalloy.encoders.base import Encoded, Level, Modality, require_image
 from modalloy.encoders.image_tensor import ImageTensor
 from modalloy.encoders.packaged import packaged_file
 from modalloy.encoders.packaged_backbone import PackagedBackbone
+from modalloy.encoders.trainable import TrainableEncoder
 from modalloy.errors import ConfigError
 
 _WIDTH = 1280
@@ -29,7 +31,7 @@ _WEIGHTS = {0: "efficientnet-lite0-57934424.pth", 2: "efficientnet-lite2-9656183
 _NATIVE_SIZE = {0: 224, 2: 260}
 
 
-class EfficientNetLite(PackagedBackbone):
+class EfficientNetLite(TrainableEncoder, PackagedBackbone):
     """ImageNet-trained EfficientNet-Lite0 or -Lite2 as an image encoder.
 
     Args:
@@ -76,33 +78,26 @@ class EfficientNetLite(PackagedBackbone):
         self._require(modality)
         return self._images(require_image(item))
 
-    @torch.no_grad()
-    def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
-        """Runs the network; the summary token is the mean of the cells that follow it."""
-        return self._cells(modality, prepared, mid=False)
-
     def mid_layer(self, modality: Modality) -> str:
         """The last feature map of twice the resolution."""
         self._require(modality)
         return f"block {self._model.mid} of {len(self._model.network._blocks)}"
 
-    @torch.no_grad()
-    def forward_mid(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
-        """Runs the network up to that map; the summary token is the mean of the cells that follow it."""
-        return self._cells(modality, prepared, mid=True)
-
-    def _cells(self, modality: Modality, prepared: Sequence[Tensor], mid: bool) -> Encoded:
-        self._require(modality)
+    def _levels(self, prepared: Sequence[Tensor], levels: Collection[Level]) -> dict[Level, Encoded]:
         batch = self._images.normalise(list(prepared)).to(self.device, memory_format=torch.channels_last)
-        feature_map: Float[Tensor, "batch width rows columns"] = self._model(batch, mid)
-        cells = feature_map.flatten(2).transpose(1, 2)
-        summary = cells.mean(dim=1, keepdim=True)
-        tokens = torch.cat([summary, cells], dim=1)
-        return Encoded(
-            embedding=F.normalize(summary.squeeze(1), dim=-1),
-            tokens=tokens.flatten(0, 1),
-            lengths=torch.full((len(prepared),), tokens.shape[1]),
-        )
+        return {level: _cells(feature_map) for level, feature_map in self._model(batch, levels).items()}
+
+
+def _cells(feature_map: Float[Tensor, "batch width rows columns"]) -> Encoded:
+    """The cells of a map behind their mean, which is the summary token."""
+    cells = feature_map.flatten(2).transpose(1, 2)
+    summary = cells.mean(dim=1, keepdim=True)
+    tokens = torch.cat([summary, cells], dim=1)
+    return Encoded(
+        embedding=F.normalize(summary.squeeze(1), dim=-1),
+        tokens=tokens.flatten(0, 1),
+        lengths=torch.full((len(tokens),), tokens.shape[1]),
+    )
 
 
 class _FeatureMap(nn.Module):
@@ -124,17 +119,25 @@ class _FeatureMap(nn.Module):
                     fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
                     setattr(module, convolution, fused)
                     setattr(module, norm, nn.Identity())
+        network._fc = nn.Identity()
         self.network = network
 
     def forward(
-        self, images: Float[Tensor, "batch 3 height width"], mid: bool = False
-    ) -> Float[Tensor, "batch channels rows columns"]:
-        if not mid:
-            return self.network.extract_features(images)
-        hidden = self.network._swish(self.network._bn0(self.network._conv_stem(images)))
-        for block in self.network._blocks[: self.mid]:
-            hidden = block(hidden)
-        return hidden
+        self, images: Float[Tensor, "batch 3 height width"], levels: Collection[Level]
+    ) -> dict[Level, Float[Tensor, "batch channels rows columns"]]:
+        """The maps of the levels asked for; nothing behind the mid one is computed where that is all."""
+        network, maps = self.network, dict[Level, Tensor]()
+        hidden = network._swish(network._bn0(network._conv_stem(images)))
+        for number, block in enumerate(network._blocks):
+            if number == self.mid and "mid" in levels:
+                maps["mid"] = hidden
+                if "high" not in levels:
+                    return maps
+            # As in the library: of later blocks more are dropped, in training.
+            drop = network._global_params.drop_connect_rate * number / len(network._blocks)
+            hidden = block(hidden, drop_connect_rate=drop)
+        maps["high"] = network._swish(network._bn1(network._conv_head(hidden)))
+        return maps
 
 
 def _load(variant: int, image_size: int, path: str) -> "_FeatureMap":

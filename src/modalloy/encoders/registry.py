@@ -50,6 +50,8 @@ _HUB = {
 }
 """For each kind of hub model "module:class" in `modalloy.encoders.hub`; called with the kind and the source."""
 
+TUNED = "tuned"
+
 
 def load_encoder(spec: str) -> Encoder:
     """Builds the encoder that `spec` names.
@@ -58,8 +60,9 @@ def load_encoder(spec: str) -> Encoder:
         spec: a built-in name ("efficientnet-lite0", "minilm"), a built-in name with its option after "@" (the
             image size of "vit-s14-focus@168", the maximum length of "minilm@128"); "kind:model" for a model in a
             folder or on the hub ("clip:openai/clip-vit-base-patch32", "siglip:models/mine"); "kind:argument"
-            for an encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y"); or "mid:" and a spec for
-            the second token level of that encoder ("mid:minilm").
+            for an encoder registered by an entry point ("hacan:runs/x", "alloy:runs/y"); "tuned:" and a folder for a
+            backbone that was trained further; or "mid:" and a spec for the second token level of that encoder
+            ("mid:minilm").
 
     Raises:
         ConfigError: the spec is unknown, its option can't work, or its encoder's package isn't installed.
@@ -74,7 +77,7 @@ def load_encoder(spec: str) -> Encoder:
     if kind == MID and argument:
         return MidLevel(load_encoder(argument))
     registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
-    if kind not in _HUB and kind not in registered:
+    if kind not in (*_HUB, TUNED, *registered):
         raise ConfigError(_unknown(spec, registered))
     if not argument:
         what = "model" if kind in _HUB else "folder"
@@ -82,6 +85,10 @@ def load_encoder(spec: str) -> Encoder:
     if kind in _HUB:
         module, _, name = _HUB[kind].partition(":")
         return getattr(import_module(f"modalloy.encoders.hub.{module}"), name)(kind, argument)
+    if kind == TUNED:
+        from modalloy.encoders.tuned import TunedEncoder
+
+        return TunedEncoder.from_pretrained(argument)
     return registered[kind].load()(argument)
 
 
@@ -97,7 +104,7 @@ def _build(built_in: _BuiltIn, spec: str, option: str | None) -> Encoder:
 
 
 def _unknown(spec: str, registered: Iterable[str]) -> str:
-    names = [*_BUILT_IN, *_HUB, *sorted(registered)]
+    names = [*_BUILT_IN, *_HUB, TUNED, *sorted(registered)]
     name = spec.partition(":")[0].partition("@")[0]
     close = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

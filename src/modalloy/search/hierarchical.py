@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
-from modalloy.align.cross_layer import CROSS_LAYER, Level, Levels, Term
+from modalloy.align.cross_layer import CROSS_LAYER, Levels, Term
+from modalloy.encoders import Level
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import Direction
 from modalloy.search.candidate_scores import ITEM_BLOCK, candidate_scores

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align.cross_layer import Level, Levels, LocalBranch
+from modalloy.align.cross_layer import Levels, LocalBranch
 from modalloy.align.local_similarity import Tokens
-from modalloy.encoders import Modality
+from modalloy.encoders import Level, Modality
 from modalloy.errors import ConfigError, DataError
 from modalloy.features import pad
 

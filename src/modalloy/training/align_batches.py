@@ -8,9 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modalloy.align import Tokens, compared_levels
-from modalloy.align.cross_layer import Level
 from modalloy.data import Manifest
-from modalloy.encoders import Modality
+from modalloy.encoders import Level, Modality
 from modalloy.errors import FeatureError
 from modalloy.fusion import FeatureSet
 from modalloy.training.batches import PairRows

@@ -6,8 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modalloy.align import AlignedEncoder
-from modalloy.align.cross_layer import Level
-from modalloy.encoders import Encoder, Modality
+from modalloy.encoders import Encoder, Level, Modality
 from modalloy.errors import ConfigError, FeatureError
 from modalloy.evaluation import EmbeddingScores, Ranks, compare, rank_queries
 from modalloy.evaluation.ranks import DIRECTIONS

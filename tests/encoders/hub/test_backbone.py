@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from encoders.hub import families
-from encoders.hub.models import TOWER, VISION, word_tokenizer
+from encoders.hub.backbones import IMAGES, POOLED, TEXT, TEXT_CONFIGS, save_backbone
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -21,63 +21,17 @@ from modalloy.errors import ConfigError
 Draw = Callable[..., Image.Image]
 TEXTS = ["A Red phone", "the old dog runs with a small blue telephone", "cat"]
 
-_TINY = {"hidden_sizes": [8, 8, 16, 32], "depths": [1, 1, 1, 1], "num_stages": 4}
-IMAGES = {
-    "convnext": ("convnext", transformers.ConvNextConfig(**_TINY, image_size=64)),
-    "convnextv2": ("convnext", transformers.ConvNextV2Config(**_TINY, image_size=64)),
-    "vit": ("vit", transformers.ViTConfig(**{**VISION, "image_size": 64})),
-    "dinov2": ("dinov2", transformers.Dinov2Config(**{**VISION, "image_size": 48}, mlp_ratio=2)),
-    "registers": (
-        "dinov2",
-        transformers.Dinov2WithRegistersConfig(**{**VISION, "image_size": 48}, mlp_ratio=2, num_register_tokens=4),
-    ),
-}
-_TEXT = {**TOWER, "vocab_size": 60, "max_position_embeddings": 40}
-_ROBERTA = {**_TEXT, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-TEXT_CONFIGS = {
-    "bert": transformers.BertConfig(**_TEXT),
-    "roberta": transformers.RobertaConfig(**_ROBERTA),
-    "xlm-roberta": transformers.XLMRobertaConfig(**_ROBERTA),
-    "mpnet": transformers.MPNetConfig(**_ROBERTA),
-    "distilbert": transformers.DistilBertConfig(
-        dim=32, hidden_dim=48, n_layers=2, n_heads=2, vocab_size=60, max_position_embeddings=40
-    ),
-    "electra": transformers.ElectraConfig(**_TEXT, embedding_size=16),
-    "albert": transformers.AlbertConfig(**_TEXT, embedding_size=16),
-    "deberta-v2": transformers.DebertaV2Config(**_TEXT),
-}
-POOLED = ["bert", "roberta", "xlm-roberta", "mpnet", "albert"]
-
 
 @pytest.fixture(scope="module")
 def image_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("image-backbones")
-    for name, (_, config) in IMAGES.items():
-        families.randomise(transformers.AutoModel.from_config(config)).save_pretrained(folder / name)
-        processor: Any = transformers.ViTImageProcessorPil(size={"height": 64, "width": 64})
-        if name.startswith("convnext"):
-            processor = transformers.ConvNextImageProcessorPil(size={"shortest_edge": 64}, crop_pct=0.875)
-        processor.save_pretrained(folder / name)
-    return {name: folder / name for name in IMAGES}
+    return {name: save_backbone(folder / name, name) for name in IMAGES}
 
 
 @pytest.fixture(scope="module")
 def text_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("text-backbones")
-    for name, config in TEXT_CONFIGS.items():
-        families.randomise(transformers.AutoModel.from_config(config)).save_pretrained(folder / name)
-        offset = name in ("roberta", "xlm-roberta", "mpnet")
-        tokenizer = _offset_tokenizer() if offset else families.bert_tokenizer(lowercase=False)
-        tokenizer.save_pretrained(folder / name)
-    return {name: folder / name for name in TEXT_CONFIGS}
-
-
-def _offset_tokenizer() -> Any:
-    tokenizer = word_tokenizer(pad="<pad>", begin="<s>")
-    # RoBERTa's padding has the id 1, from which its positions count on.
-    assert tokenizer.convert_tokens_to_ids("</s>") == 1
-    tokenizer.pad_token = "</s>"
-    return tokenizer
+    return {name: save_backbone(folder / name, name) for name in TEXT_CONFIGS}
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -177,7 +131,7 @@ def test_mid_tokens_of_texts_are_an_earlier_layer_s(name: str, text_folders: dic
 
 
 def test_of_twelve_layers_the_tenth_is_read_as_in_hacan(tmp_path: Path) -> None:
-    config = transformers.BertConfig(**{**_TEXT, "num_hidden_layers": 12})
+    config = transformers.BertConfig(**{**TEXT, "num_hidden_layers": 12})
     families.randomise(transformers.AutoModel.from_config(config)).save_pretrained(tmp_path)
     families.bert_tokenizer().save_pretrained(tmp_path)
     encoder: Any = load_encoder(f"bert:{tmp_path}")
@@ -189,13 +143,15 @@ def test_of_twelve_layers_the_tenth_is_read_as_in_hacan(tmp_path: Path) -> None:
 
 
 def test_a_model_of_one_layer_has_no_mid_level(tmp_path: Path) -> None:
-    config = transformers.BertConfig(**{**_TEXT, "num_hidden_layers": 1})
+    config = transformers.BertConfig(**{**TEXT, "num_hidden_layers": 1})
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     families.bert_tokenizer().save_pretrained(tmp_path)
     encoder = load_encoder(f"bert:{tmp_path}")
     assert encoder.mid_layer("text") is None
     with pytest.raises(ConfigError, match="no second token level of texts"):
         encoder.forward_mid("text", [])
+    with pytest.raises(ConfigError, match="no second token level of texts"):
+        encoder.forward_levels("text", [], ["high", "mid"])
 
 
 @pytest.mark.parametrize("name", TEXT_CONFIGS)

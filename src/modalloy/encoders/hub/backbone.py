@@ -1,16 +1,17 @@
 """Unimodal models of transformers, as backbones for alignment: ConvNeXt, ViT, DINOv2 and BERT-like models."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from modalloy.encoders.base import Modality
+from modalloy.encoders.base import Encoded, Level, Modality
 from modalloy.encoders.hub.base import HubEncoder, Output, without_registers
 from modalloy.encoders.hub.files import ModelFiles, model_files
 from modalloy.encoders.hub.model import load_and_list_missing, load_model, require_model_type
 from modalloy.encoders.hub.processing import PictureProcessor, TextProcessor, longest_text
+from modalloy.encoders.trainable import TrainableEncoder
 from modalloy.errors import ConfigError
 
 _IMAGE_TYPES = {
@@ -24,7 +25,7 @@ _TEXT_TYPES = (
 )
 
 
-class ImageBackbone(HubEncoder):
+class ImageBackbone(TrainableEncoder, HubEncoder):
     """A ConvNeXt, ViT or DINOv2 as an image encoder.
 
     ConvNeXt's tokens are the cells of its last map, behind a summary that is the normalised mean of them; those of
@@ -47,17 +48,13 @@ class ImageBackbone(HubEncoder):
             raise ConfigError(f"A hub backbone of images is one of {', '.join(_IMAGE_TYPES)}, got {kind!r}.")
         files = model_files(source)
         require_model_type(files, kind, _IMAGE_TYPES[kind])
-        # ViT's pooler belongs to a lost training task, and the mask token to another.
+        # ViT's pooler belongs to a lost training task, and the mask token to another: nothing to train or save.
         network: Any = load_model("AutoModel", files, without=("pooler.", "embeddings.mask_token"))
+        network.pooler = None
+        if hasattr(network.embeddings, "mask_token"):
+            network.embeddings.mask_token = None
         super().__init__(kind, source, files, network, pictures=PictureProcessor(files))
         self._registers = getattr(network.config, "num_register_tokens", 0)
-
-    def _images(self, inputs: Mapping[str, Tensor]) -> Output:
-        given = self._network(**inputs)
-        hidden = given.last_hidden_state
-        if hidden.ndim == 4:
-            return Output(given.pooler_output, hidden.flatten(2).transpose(1, 2), given.pooler_output)
-        return Output(hidden[:, 0], without_registers(hidden, self._registers))
 
     def mid_layer(self, modality: Modality) -> str | None:
         """ConvNeXt's second-last stage, or the block two thirds in."""
@@ -70,8 +67,18 @@ class ImageBackbone(HubEncoder):
         stages = getattr(config, "depths", None)
         return len(stages) - 1 if stages else 2 * config.num_hidden_layers // 3
 
-    def _mid_images(self, inputs: Mapping[str, Tensor]) -> Output:
-        hidden = self._network(**inputs, output_hidden_states=True).hidden_states[self._mid]
+    def _levels(self, prepared: Sequence[Any], levels: Collection[Level]) -> dict[Level, Encoded]:
+        given = self._network(**self._picture_batch(prepared), output_hidden_states="mid" in levels)
+        return {level: (self._high(given) if level == "high" else self._earlier(given)).packed() for level in levels}
+
+    def _high(self, given: Any) -> Output:
+        hidden = given.last_hidden_state
+        if hidden.ndim == 4:
+            return Output(given.pooler_output, hidden.flatten(2).transpose(1, 2), given.pooler_output)
+        return Output(hidden[:, 0], without_registers(hidden, self._registers))
+
+    def _earlier(self, given: Any) -> Output:
+        hidden = given.hidden_states[self._mid]
         if hidden.ndim == 4:
             cells = hidden.flatten(2).transpose(1, 2)
             mean = cells.mean(dim=1)
@@ -80,7 +87,7 @@ class ImageBackbone(HubEncoder):
         return Output(hidden[:, 0], without_registers(hidden, self._registers))
 
 
-class TextBackbone(HubEncoder):
+class TextBackbone(TrainableEncoder, HubEncoder):
     """A BERT-like model as a text encoder.
 
     The embedding is the pooler's output where the files hold a pooler that was trained (BERT), and the tokens then
@@ -104,6 +111,8 @@ class TextBackbone(HubEncoder):
         network: Any
         network, missing = load_and_list_missing("AutoModel", files, without=("pooler.",))
         self._pooled = getattr(network, "pooler", None) is not None and not missing and not _of_sentences(files)
+        if not self._pooled:
+            network.pooler = None  # nothing to train or save
         super().__init__(
             kind,
             source,
@@ -112,12 +121,6 @@ class TextBackbone(HubEncoder):
             texts=TextProcessor(files, longest_text(network.config)),
             settings={"embedding": "pooler" if self._pooled else "mean of the tokens"},
         )
-
-    def _texts(self, ids: Int[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]) -> Output:
-        given = self._network(input_ids=ids, attention_mask=mask.long())
-        if self._pooled:
-            return Output(given.pooler_output, given.last_hidden_state, mask=mask)
-        return _with_mean(given.last_hidden_state, mask)
 
     def mid_layer(self, modality: Modality) -> str | None:
         """The layer five sixths in."""
@@ -128,10 +131,17 @@ class TextBackbone(HubEncoder):
     def _mid(self) -> int:
         return 5 * self._network.config.num_hidden_layers // 6
 
-    def _mid_texts(self, ids: Int[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]) -> Output:
-        given = self._network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
-        hidden = given.hidden_states[self._mid]
-        return Output(hidden[:, 0], hidden, mask=mask) if self._pooled else _with_mean(hidden, mask)
+    def _levels(self, prepared: Sequence[Any], levels: Collection[Level]) -> dict[Level, Encoded]:
+        ids, mask = self._text_batch(prepared)
+        given = self._network(input_ids=ids, attention_mask=mask.long(), output_hidden_states="mid" in levels)
+        outputs: dict[Level, Output] = {}
+        for level in levels:
+            hidden = given.last_hidden_state if level == "high" else given.hidden_states[self._mid]
+            if self._pooled:
+                outputs[level] = Output(given.pooler_output if level == "high" else hidden[:, 0], hidden, mask=mask)
+            else:
+                outputs[level] = _with_mean(hidden, mask)
+        return {level: output.packed() for level, output in outputs.items()}
 
 
 def _with_mean(hidden: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"]) -> Output:

@@ -1,7 +1,7 @@
 """What all encoders built from hub models share; a family says only how its network is run."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,14 +90,6 @@ class HubEncoder(Encoder):
         """Runs the network on a batch of padded token ids; the mask is True at real tokens."""
         raise NotImplementedError
 
-    def _mid_images(self, inputs: Mapping[str, Tensor]) -> Output:
-        """Like `_images`, for the second token level of a family whose `mid_layer` names one."""
-        raise NotImplementedError
-
-    def _mid_texts(self, ids: Int[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]) -> Output:
-        """Like `_texts`, for the second token level."""
-        raise NotImplementedError
-
     def fingerprint(self, modality: Modality) -> Fingerprint:
         """The weight files, the revision, the network's description, and the preprocessing."""
         self._require(modality)
@@ -128,29 +120,23 @@ class HubEncoder(Encoder):
     @torch.no_grad()
     def forward(self, modality: Modality, prepared: Sequence[Any]) -> Encoded:
         """Runs the model on a batch."""
-        return self._run(modality, prepared, self._images, self._texts)
-
-    @torch.no_grad()
-    def forward_mid(self, modality: Modality, prepared: Sequence[Any]) -> Encoded:
-        """Runs the model on a batch and takes an earlier layer's tokens."""
-        if self.mid_layer(modality) is None:
-            return super().forward_mid(modality, prepared)
-        return self._run(modality, prepared, self._mid_images, self._mid_texts)
-
-    def _run(
-        self,
-        modality: Modality,
-        prepared: Sequence[Any],
-        images: Callable[[Mapping[str, Tensor]], Output],
-        texts: Callable[[Tensor, Tensor], Output],
-    ) -> Encoded:
         self._require(modality)
-        processor = self._processors[modality]
-        if isinstance(processor, PictureProcessor):
-            inputs = {name: value.to(self.device) for name, value in processor.collate(prepared).items()}
-            return images(inputs).packed()
+        if modality == "image":
+            return self._images(self._picture_batch(prepared)).packed()
+        return self._texts(*self._text_batch(prepared)).packed()
+
+    def _picture_batch(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
+        """The picture processor's tensors of a batch, where the network is."""
+        processor = self._processors["image"]
+        assert isinstance(processor, PictureProcessor)
+        return {name: value.to(self.device) for name, value in processor.collate(prepared).items()}
+
+    def _text_batch(self, prepared: Sequence[Any]) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+        """A batch's padded token ids, and a mask that is True at real tokens, where the network is."""
+        processor = self._processors["text"]
+        assert isinstance(processor, TextProcessor)
         ids, mask = processor.collate(prepared)
-        return texts(ids.to(self.device), mask.to(self.device)).packed()
+        return ids.to(self.device), mask.to(self.device)
 
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the patches or cells, where the tokens after the summary are a whole grid."""
