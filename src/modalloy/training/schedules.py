@@ -7,9 +7,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def cosine(
-    optimizer: Optimizer, steps: int, *, floor: float = 0.0, warmup: int = 0, start: int = 0
-) -> LambdaLR:
+def cosine(optimizer: Optimizer, steps: int, *, floor: float = 0.0, warmup: int = 0, start: int = 0) -> LambdaLR:
     """A linear rise over `warmup` steps, then half a cosine down to `floor` times the full rate at `steps`.
 
     With `start` it goes on where an earlier optimiser's ended after so many steps.

@@ -155,8 +155,8 @@ def _train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    epoch = trainer.fit_loop.epoch_progress
-    for progress in (epoch.current, epoch.total):
+    done: Any = trainer.fit_loop.epoch_progress
+    for progress in (done.current, done.total):
         progress.ready = progress.started = progress.processed = progress.completed = len(record.history)
     last = record.last if record.last.exists() else None
     trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
