@@ -26,6 +26,7 @@ from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
 from modalloy.search import GALLERY, HierarchyConfig
 from modalloy.threads import set_threads
+from modalloy.training.align_config import UNFREEZE_DECIDES_NOTHING
 from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import counts_line, open_with_rejects
@@ -328,6 +329,11 @@ class Run:
                 del each["align"]["split"]
             if each["align"]["local"]["dim"] is None:
                 del each["align"]["local"]
+            if each["align"]["unfreeze"]["epoch"] is None:
+                del each["align"]["unfreeze"]
+            else:
+                for name in UNFREEZE_DECIDES_NOTHING:
+                    del each["align"]["unfreeze"][name]
         return sha256_of_settings(
             {
                 "version": __version__,
