@@ -10,7 +10,8 @@ from modalloy.encoders import Encoded, load_encoder
 from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError
 from modalloy.training.align_config import AlignConfig, LocalBranchConfig, UnfreezeConfig
-from modalloy.workflow.stages import evaluate_stages, stages_of
+from modalloy.workflow.stages import evaluate_stages
+from modalloy.workflow.stages_config import StagesConfig, stages_of
 
 TINY = AlignConfig(epochs=1, dim=8, batch_size=8)
 
@@ -106,5 +107,5 @@ def test_backbones_are_trained_end_to_end(collection, tmp_path):
         )
         different = [not torch.equal(tuned, own) for tuned, own in pairs]
         assert sum(different) > 0.9 * len(different)
-    found = evaluate_stages(encoder, collection, "val", stages_of("10:4"))["systems"]["global"]
+    found = evaluate_stages([encoder], collection, "val", StagesConfig(stages_of("10:4")))["systems"]["global"]
     assert found["rsum"] == pytest.approx(lines[-1]["val_rsum"], abs=0.01)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import ConfigError, ModalloyError
 from modalloy.files import write_text
 from modalloy.fusion.pretrained import pretrained_folder
-from modalloy.search import HierarchyConfig
 from modalloy.training.align_config import AlignConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.collections import DEMO
@@ -22,7 +20,7 @@ from modalloy.workflow.features import ExtractConfig
 from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
 from modalloy.workflow.hubs import held_back
 from modalloy.workflow.mistakes import mistakes
-from modalloy.workflow.stages_config import CHOSEN, StagesConfig
+from modalloy.workflow.stages_config import WEIGHED, StagesConfig
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -79,7 +77,7 @@ class RunConfig:
     """Threads of the arithmetic; by default as many as there are idle cores."""
     features: str | None = None
     """Folder of the features, to share it between runs and with `modalloy extract`; by default in the run directory."""
-    stages: StagesConfig = field(default_factory=partial(StagesConfig, HierarchyConfig(), CHOSEN))
+    stages: StagesConfig = WEIGHED
     """How inputs with a local branch are ranked stage by stage, in tables of their own."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Where parameters, curves and the report are kept besides; by default nowhere."""

@@ -24,7 +24,7 @@ from modalloy.features.ray_data import require_ray
 from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
-from modalloy.search import GALLERY, HierarchyConfig
+from modalloy.search import GALLERY
 from modalloy.threads import set_threads
 from modalloy.training.align_config import UNFREEZE_DECIDES_NOTHING
 from modalloy.training.tracking import Tracker, tracked
@@ -40,7 +40,7 @@ from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
 from modalloy.workflow.stages import evaluate_stages
-from modalloy.workflow.stages_config import CHOSEN, StagesConfig
+from modalloy.workflow.stages_config import WEIGHED
 
 _log = logging.getLogger(__name__)
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
@@ -320,7 +320,7 @@ class Run:
         for settings, name in later:
             if settings[name] in (None, []):
                 del settings[name]
-        if self.config.stages == StagesConfig(HierarchyConfig(), CHOSEN):
+        if self.config.stages == WEIGHED:
             del config["stages"]
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]

@@ -7,7 +7,8 @@ from modalloy.errors import ConfigError
 from modalloy.search import DepthLadder, HierarchyConfig
 from modalloy.search.depth import TIMED_QUERIES
 
-CHOSEN, _ALL = "chosen", "all"
+CHOSEN: Literal["chosen"] = "chosen"
+_ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class StagesConfig:
     def chooses(self) -> bool:
         """Whether anything is chosen on validation."""
         return self.depth is None or self.global_weight == CHOSEN
+
+
+WEIGHED = StagesConfig(HierarchyConfig(), CHOSEN)
+"""HACAN's candidates, and the vectors weighed on validation."""
 
 
 def stages_of(text: str) -> HierarchyConfig | None:
