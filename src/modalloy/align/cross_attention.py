@@ -60,10 +60,10 @@ class Operands(NamedTuple):
 
     context: Float[Tensor, "contexts positions dim"]
     gram: Float[Tensor, "contexts positions positions"]
-    """context context^T; its dtype is that of all but the affinities."""
+    """context context^T; of bfloat16 tokens in bfloat16."""
     query: Float[Tensor, "queries words dim"]
     norm: Float[Tensor, "queries words"]
-    """Lengths of the query's tokens, at least 1e-8."""
+    """Lengths of the query's tokens, at least 1e-8; their dtype is that of all but products of matrices."""
     present: Float[Tensor, "contexts positions"]
     """1 where a token is, 0 where there is padding."""
     share: Float[Tensor, "queries words"]
@@ -115,19 +115,25 @@ def _scores(
     share: Float[Tensor, "*queries words"],
     attention: CrossAttention,
 ) -> Float[Tensor, "contexts queries"]:
-    affinity = affinity.to(gram.dtype)
+    affinity = affinity.to(norm.dtype)
     signal = F.leaky_relu(affinity, _SLOPE)
     length = torch.linalg.vector_norm(signal, dim=-1, keepdim=True)
     # No logit is larger than `smoothing`, so that no maximum has to be taken off before the exponential.
-    weights = (signal * (attention.smoothing / (length + EPSILON))).exp_()
+    weights = _times(signal, attention.smoothing / (length + EPSILON)).exp_()
     if attention.focal is not None:
-        weights = weights * _kept(weights.detach(), present, attention.focal)
-    product = (weights * affinity).sum(1)
+        weights = _times(weights, _kept(weights.detach(), present, attention.focal))
     flat = weights.flatten(2)
-    square = ((gram @ flat) * flat).sum(1).view_as(product)
+    attended = (gram @ flat.to(gram.dtype)).to(flat.dtype)
+    product = _times(affinity, weights).sum(1)
+    square = _times(attended, flat).sum(1).view_as(product)
     cosine = product / (norm * square.clamp(min=_LEAST_SQUARE).sqrt())
     # Where contexts cancel each other, the square is a rounding error, and the quotient could be any number.
     return (cosine.clamp(-1, 1) * share).sum(-1)
+
+
+def _times(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Their product; where no gradient needs `one`, in its place: new memory would cost as much as the product."""
+    return one * other if torch.is_grad_enabled() else one.mul_(other)
 
 
 def _kept(
@@ -147,6 +153,7 @@ def _kept(
     else:
         root = flat.sqrt()
         mean = (counted @ (flat * root)) / (counted @ root)
-    slack = 1 - 2 * flat.shape[1] * torch.finfo(flat.dtype).eps
+    # By the item's own length, so that its score doesn't depend on the padding that its block has.
+    slack = 1 - 2 * torch.finfo(flat.dtype).eps * counted.sum(-1, keepdim=True)
     # As numbers at once: torch.where, and products with truth values, take many times as long on a CPU.
     return torch.gt(flat, mean * slack, out=torch.empty_like(flat)).view_as(weights)

@@ -48,7 +48,8 @@ def local_similarity(
     smoothing * a over the regions; u_w = sum_r alpha_rw v_r; the score is the mean of cos(t_w, u_w) over the words.
     "i2t" is the same with images and captions exchanged. Focal attention sets weights to 0 and shares theirs among
     the others; where that would leave none, all stay. Gradients don't flow through that choice, and can't be
-    differentiated again. Under `torch.autocast` the affinities are made in its dtype, all else in float32.
+    differentiated again. Under `torch.autocast` the affinities are made in its dtype, in bfloat16 also the products
+    with the Gram matrices; all else in float32.
 
     Args:
         images: regions of the images.
@@ -130,11 +131,15 @@ def candidate_similarity(
 
 def _operands(contexts: Tokens, queries: Tokens) -> Operands:
     wide = torch.promote_types(contexts.values.dtype, torch.float32)
-    context, query = (tokens.values.masked_fill(~tokens.mask[:, :, None], 0.0) for tokens in (contexts, queries))
-    wide_context = context.to(wide)
+    context, query = (
+        tokens.values if bool(tokens.mask.all()) else tokens.values.masked_fill(~tokens.mask[:, :, None], 0.0)
+        for tokens in (contexts, queries)
+    )
+    # The weights, which it's multiplied by, are too large for float16.
+    for_gram = context if context.dtype == torch.bfloat16 else context.to(wide)
     return Operands(
         context,
-        wide_context @ wide_context.mT,
+        for_gram @ for_gram.mT,
         query,
         torch.linalg.vector_norm(query, dim=-1, dtype=wide).clamp(min=EPSILON),
         contexts.mask.to(wide),

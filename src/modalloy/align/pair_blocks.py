@@ -49,7 +49,7 @@ class _AllPairs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, attention: CrossAttention, block: int, *tensors: Tensor) -> Float[Tensor, "contexts queries"]:
         operands = Operands(*tensors)
-        scores = operands.gram.new_empty(len(operands.context), len(operands.query))
+        scores = operands.norm.new_empty(len(operands.context), len(operands.query))
         for place in _blocks(operands, block):
             scores[place[0], place[2]] = block_scores(operands.block(*place), attention)
         ctx.save_for_backward(*operands)
@@ -109,9 +109,9 @@ def _backward_of_pairs(
 def _gradients(
     score: Callable[[Operands, CrossAttention], Tensor], part: Operands, attention: CrossAttention, upstream: Tensor
 ) -> tuple[Tensor, ...]:
-    leaves = Operands(*(tensor.detach().requires_grad_() for tensor in part))
+    leaves = [tensor.detach().requires_grad_() for tensor in part[:_DIFFERENTIATED]]
     with torch.enable_grad(), torch.autocast(upstream.device.type, enabled=False):
-        return torch.autograd.grad(score(leaves, attention), leaves[:_DIFFERENTIATED], upstream)
+        return torch.autograd.grad(score(Operands(*leaves, *part[_DIFFERENTIATED:]), attention), leaves, upstream)
 
 
 def _blocks(operands: Operands, block: int) -> Iterator[tuple[slice, slice, slice, slice]]:
@@ -144,7 +144,7 @@ def _block_of_pairs(operands: Operands) -> int:
 
 
 def _zeros(operands: Operands) -> Operands:
-    return Operands(*(torch.zeros_like(tensor, dtype=operands.gram.dtype) for tensor in operands))
+    return Operands(*(torch.zeros_like(tensor, dtype=operands.norm.dtype) for tensor in operands))
 
 
 def _in_dtype_of(operands: Operands, totals: Operands) -> tuple[Tensor | None, ...]:
