@@ -174,6 +174,26 @@ def test_an_item_without_a_vector_is_never_found(tmp_path):
         HierarchicalSearch(images, captions)("image_to_text", HierarchyConfig())
 
 
+@pytest.mark.parametrize("level", ["high", "mid"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_item_whose_tokens_are_no_numbers_is_not_found_before_others(tmp_path, level, value):
+    images, captions = side(tmp_path, "image", 5), side(tmp_path, "text", 6)
+    levels = all_levels(images.tokens)
+    config = HierarchyConfig(first=5, second=5)
+    search = HierarchicalSearch(Side(images.vectors, HeldTokens(levels)), captions)
+    _, focal, last = search("text_to_image", config)
+    levels[level].values[2, 0, 0] = value
+    stages = HierarchicalSearch(Side(images.vectors, HeldTokens(levels)), captions)("text_to_image", config)
+    for found, whole in zip(stages[1:], (focal, last), strict=True):
+        if level == "mid" and found.name == "focal":
+            assert torch.equal(found.candidates, whole.candidates)
+            continue
+        others = whole.candidates != 2
+        assert torch.equal(found.candidates[:, :4], whole.candidates[others].view(6, 4))
+        torch.testing.assert_close(found.scores[:, :4], whole.scores[others].view(6, 4))
+        assert (found.candidates[:, 4] == -1).all() and (found.scores[:, 4] == -torch.inf).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -97,17 +97,17 @@ def block_scores(operands: Operands, attention: CrossAttention) -> Float[Tensor,
     """Scores of every context with every query."""
     affinity = operands.context.flatten(0, 1) @ operands.query.flatten(0, 1).T
     affinity = affinity.view(*operands.context.shape[:2], *operands.query.shape[:2])
-    return _scores(affinity, operands.gram, operands.norm, operands.present, operands.share, attention)
+    return affinity_scores(affinity, operands.gram, operands.norm, operands.present, operands.share, attention)
 
 
 def pair_scores(operands: Operands, attention: CrossAttention) -> Float[Tensor, "pairs"]:
     """Scores of each context with the query in the same place."""
     affinity = (operands.context @ operands.query.mT)[:, :, None]
     norm, share = operands.norm[:, None], operands.share[:, None]
-    return _scores(affinity, operands.gram, norm, operands.present, share, attention)[:, 0]
+    return affinity_scores(affinity, operands.gram, norm, operands.present, share, attention)[:, 0]
 
 
-def _scores(
+def affinity_scores(
     affinity: Float[Tensor, "contexts positions queries words"],
     gram: Float[Tensor, "contexts positions positions"],
     norm: Float[Tensor, "*queries words"],
@@ -115,6 +115,10 @@ def _scores(
     share: Float[Tensor, "*queries words"],
     attention: CrossAttention,
 ) -> Float[Tensor, "contexts queries"]:
+    """Scores of contexts with queries, each context's own or all the same, by the affinities of their tokens.
+
+    The affinities are overwritten where no gradient needs them.
+    """
     affinity = affinity.to(norm.dtype)
     signal = F.leaky_relu(affinity, _SLOPE)
     length = torch.linalg.vector_norm(signal, dim=-1, keepdim=True)

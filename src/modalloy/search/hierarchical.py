@@ -182,7 +182,7 @@ def refine(
     terms: Sequence[Term] = CROSS_LAYER,
     item_block: int = ITEM_BLOCK,
 ) -> Iterator[Stage]:
-    """The stages after the first, of candidates that any index found.
+    """The stages after the first, of candidates that any index found; one whose tokens aren't finite leaves a place.
 
     Args:
         queries: the queries' tokens, mapped by the local branch.
@@ -265,6 +265,9 @@ def _sorted(
     scores: Float[Tensor, "queries candidates"],
     start: float,
 ) -> Stage:
+    # NaN would come first: an item whose tokens aren't finite isn't found, like one without a vector.
+    unusable = ~scores.isfinite()
+    scores, candidates = scores.masked_fill(unusable, -torch.inf), candidates.masked_fill(unusable, -1)
     order = scores.argsort(dim=1, descending=True, stable=True)
     return Stage(name, candidates.gather(1, order), scores.gather(1, order), time.perf_counter() - start)
 
