@@ -3,13 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from search.test_depths import ITEMS, noisy
 
 from modalloy.errors import ConfigError
 from modalloy.evaluation.ranks import DIRECTIONS
-from modalloy.search.depth import measure_depth
+from modalloy.search.depth import Fold, measure_depth
 from modalloy.search.global_weight import choose_global_weight
+from modalloy.search.hierarchical import HierarchicalSearch
 from modalloy.search.hierarchy_config import HierarchyConfig
+from modalloy.search.member import Side
+from modalloy.search.token_source import HeldTokens
 
 SETTINGS = [
     HierarchyConfig(20, 5),
@@ -31,6 +35,19 @@ def test_the_choice_is_that_of_searching_with_each_weight(config):
         each = [measure_depth(folds, direction, setting, timed=1).final.rsum for direction in DIRECTIONS]
         assert rsum == pytest.approx(sum(each))
     assert chosen == max(rsums, key=rsums.get)
+
+
+def test_an_item_whose_tokens_are_no_numbers_moves_no_other():
+    (fold,), config = noisy(), HierarchyConfig(20, 20)
+    (both,) = fold.search.members
+    levels = both.images.tokens.read(torch.arange(ITEMS), ["high", "mid"])
+    levels["high"].values[7] = torch.nan
+    images = Side(both.images.vectors, HeldTokens(levels))
+    fold = Fold(HierarchicalSearch(replace(both, images=images)), fold.caption_image)
+    _, rsums = choose_global_weight([fold], config, [1.0])
+    setting = replace(config, global_weight=1.0)
+    each = [measure_depth([fold], direction, setting, timed=1).final.rsum for direction in DIRECTIONS]
+    assert rsums[1.0] == pytest.approx(sum(each))
 
 
 def test_folds_are_ranked_on_their_own():

@@ -199,6 +199,25 @@ def test_some_queries_are_answered_as_among_all(tmp_path, direction):
     assert len(search(direction, HierarchyConfig(3, 2), some)[-1].candidates) == 3
 
 
+@pytest.mark.parametrize("level", ["high", "mid"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_item_whose_tokens_are_no_numbers_is_not_found_before_others(tmp_path, level, value):
+    both, config = member(tmp_path, 5, 6), HierarchyConfig(5, 5)
+    levels = all_levels(both.images.tokens)
+    held = replace(both, images=Side(both.images.vectors, HeldTokens(levels)))
+    _, focal, last = HierarchicalSearch(held)("text_to_image", config)
+    levels[level].values[2, 0, 0] = value
+    stages = HierarchicalSearch(held)("text_to_image", config)
+    for found, whole in zip(stages[1:], (focal, last), strict=True):
+        if level == "mid" and found.name == "focal":
+            assert torch.equal(found.candidates, whole.candidates)
+            continue
+        others = whole.candidates != 2
+        assert torch.equal(found.candidates[:, :4], whole.candidates[others].view(6, 4))
+        torch.testing.assert_close(found.scores[:, :4], whole.scores[others].view(6, 4))
+        assert (found.candidates[:, 4] == -1).all() and (found.scores[:, 4] == -torch.inf).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

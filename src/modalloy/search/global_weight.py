@@ -75,6 +75,8 @@ def _ranks(
 
 
 def _in_order_of(candidates: Int[Tensor, "queries candidates"], stage: Stage) -> Float[Tensor, "queries candidates"]:
-    """A stage's scores in the order of other candidates, which are the same ones."""
-    places = candidates.argsort(dim=1).argsort(dim=1)
-    return stage.scores.gather(1, stage.candidates.argsort(dim=1)).gather(1, places)
+    """A stage's scores in the order of other candidates; -inf where it dropped one, whose tokens are no numbers."""
+    found, order = stage.candidates.sort(dim=1)
+    places = torch.searchsorted(found, candidates).clamp(max=found.shape[1] - 1)
+    scores = stage.scores.gather(1, order).gather(1, places)
+    return scores.masked_fill(found.gather(1, places) != candidates, -torch.inf)

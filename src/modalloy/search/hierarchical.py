@@ -160,7 +160,7 @@ def refine(
     config: HierarchyConfig,
     item_block: int = ITEM_BLOCK,
 ) -> Iterator[Stage]:
-    """The stages after the first, of candidates that any index found.
+    """The stages after the first, of candidates that any index found; one whose tokens aren't finite leaves a place.
 
     Args:
         compared: the tokens of the queries and of the items, by one local branch or several, whose mean counts.
@@ -247,6 +247,9 @@ def _sorted(
     scores: Float[Tensor, "queries candidates"],
     start: float,
 ) -> Stage:
+    # NaN would come first: an item whose tokens aren't finite isn't found, like one without a vector.
+    unusable = ~scores.isfinite()
+    scores, candidates = scores.masked_fill(unusable, -torch.inf), candidates.masked_fill(unusable, -1)
     order = scores.argsort(dim=1, descending=True, stable=True)
     return Stage(name, candidates.gather(1, order), scores.gather(1, order), time.perf_counter() - start)
 
