@@ -77,10 +77,11 @@ class Experiments:
     Args:
         config: see `HacanExperiments`.
         split: what is ranked.
+        device: where local scores are computed.
     """
 
-    def __init__(self, config: HacanExperiments, split: str) -> None:
-        self.config, self.split = config, split
+    def __init__(self, config: HacanExperiments, split: str, device: str) -> None:
+        self.config, self.split, self.device = config, split, device
         manifest = draw_splits(open_with_rejects(config.collection, config.images)[0], config.splits)
         self.collection = Collection(manifest, config.features)
 
@@ -91,7 +92,7 @@ class Experiments:
         aligned = align_backbones(
             config.image, config.text, self.collection, folder, replace(config.alignments[name], seed=seed), name
         )
-        return aligned.to("cuda" if torch.cuda.is_available() else "cpu")
+        return aligned.to(self.device)
 
     def systems(self, names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Ranks]]:
         """The ranks of alignments and averages by each stage, one a seed."""
@@ -156,6 +157,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--only", nargs="+", help="alignments or averages (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="in place of the configuration's")
     parser.add_argument("--split", choices=("tune", "test"), default="test", help="what to rank (default: test)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help=f"where to rank (default here: {device})")
     parser.add_argument("--align_only", action="store_true", help="train, and rank nothing: to train several at once")
     parser.add_argument("--threads", type=int, help="threads of the arithmetic")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -167,7 +170,7 @@ def main(arguments: list[str]) -> None:
     names = options.only or [*config.alignments, *config.averages]
     if unknown := sorted(set(names) - {*config.alignments, *config.averages}):
         parser.error(f"{options.config} has no alignment or average {unknown[0]!r}")
-    experiments = Experiments(config, options.split)
+    experiments = Experiments(config, options.split, options.device)
     if options.align_only:
         for seed in config.seeds:
             for name in names:

@@ -62,7 +62,7 @@ def test_ranks_are_those_of_the_evaluation_and_are_kept(tiny_collection, finishe
     assert list(systems) == ["heads alone, global", *expected]
     assert all(each["seeds"] == 2 for each in systems.values())
 
-    experiments = hacan_experiments.Experiments(hacan_experiments.load(path, {}), "test")
+    experiments = hacan_experiments.Experiments(hacan_experiments.load(path, {}), "test", "cpu")
     collection = Collection(open_with_rejects(str(tiny_collection), None)[0], finished_run / "features")
     alone = [evaluate_stages([experiments.encoder("words", seed)], collection, "test", WEIGHED) for seed in (0, 1)]
     for stage in stages:
