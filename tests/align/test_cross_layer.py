@@ -54,10 +54,10 @@ def test_stages_add_up_for_candidates():
     torch.testing.assert_close(stages[2], expected)
 
 
-def test_terms_are_weighted():
+def test_terms_may_be_others_than_hacans():
     images, captions = batch()
-    terms = [Term("mid", "mid", weight=0.5), Term("high", "high", focal=True, weight=2.0)]
-    expected = 0.5 * local_similarity(images["mid"], captions["mid"]) + 2 * local_similarity(
+    terms = [Term("mid", "mid"), Term("high", "high", focal=True)]
+    expected = local_similarity(images["mid"], captions["mid"]) + local_similarity(
         images["high"], captions["high"], CrossAttention(focal="prob")
     )
     torch.testing.assert_close(cross_layer_similarity(images, captions, terms=terms), expected)

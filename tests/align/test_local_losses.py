@@ -77,8 +77,8 @@ def test_gradients_reach_three_scores_of_a_pair_and_stay_finite(batch):
         assert not score.grad.any()
 
 
-def loop_original(score, image, text, margin=0.2) -> float:
-    """HACAN's code with M_HN, as ORIGINALS gives it: only the diagonal is excluded, and index 0 is the last resort."""
+def loop_original(score, image, text, loss, margin) -> float:
+    """HACAN's code in loops: only the diagonal is excluded, index 0 is the last resort, the mask meets all pairs."""
     size = range(len(score))
     local, negatives = 0.0, []
     for value in (lambda i, j: float(score[i, j]), lambda i, j: float(score[j, i])):
@@ -88,17 +88,27 @@ def loop_original(score, image, text, margin=0.2) -> float:
     texts, images = negatives
     overall = 0.0
     for i in size:
-        matching = float(image[i] @ text[i])
-        overall += max(0.0, float(image[i] @ text[texts[i]]) + margin - matching) / len(score)
-        overall += max(0.0, float(image[images[i]] @ text[i]) + margin - matching) / len(score)
+
+        def hinge(a, b, i=i) -> float:
+            return max(0.0, float(a @ b) + margin - float(image[i] @ text[i])) / len(score)
+
+        overall += hinge(image[i], text[texts[i]]) + hinge(image[images[i]], text[i])
+        if loss == "m_hn":
+            continue
+        overall += hinge(image[i], image[images[i]]) + hinge(text[i], text[texts[i]])
+        overall += hinge(image[images[i]], text[texts[i]]) * sum(texts[j] == images[j] for j in size) / len(score)
+        if loss == "gcd":
+            for j in (texts[i], images[i]):
+                gap = abs(float(image[i] @ image[j]) - float(text[i] @ text[j]))
+                overall += max(0.0, gap - 0.2) / len(score)
     return local + 10 * overall
 
 
-@given(batches())
-def test_the_original_loss_equals_its_loop(batch):
+@given(batches(), st.sampled_from(sorted(LOSSES)), st.sampled_from([0.05, 0.2, 0.6]))
+def test_the_original_loss_equals_its_loop(batch, loss, margin):
     score, image, text, _ = batch
-    found = original_hacan_loss(score, image, text, loss="m_hn")
-    assert found.item() == pytest.approx(loop_original(score, image, text), abs=1e-4)
+    found = original_hacan_loss(score, image, text, loss=loss, margin=margin)
+    assert found.item() == pytest.approx(loop_original(score, image, text, loss, margin), abs=1e-4)
 
 
 def test_the_original_takes_item_0_where_all_margins_are_kept():

@@ -133,6 +133,21 @@ def test_where_focus_would_leave_nothing_all_weights_stay(focal):
     assert torch.equal(local_similarity(images, captions, CrossAttention(focal=focal)), plain)
 
 
+@pytest.mark.parametrize("focal", ["equal", "prob"])
+def test_focus_does_not_depend_on_the_padding_that_other_items_bring(focal):
+    # Of the second word the weights differ by some 50 roundings: more than the error of a mean of two, less than that
+    # of a mean of a hundred.
+    regions = torch.tensor([[1.0, 1, 1, 0], [1, 1 + 2**-19, 0, 1]])
+    image = Tokens(regions[None], torch.ones(1, 2, dtype=torch.bool))
+    captions = Tokens(torch.eye(4)[None, :2], torch.ones(1, 2, dtype=torch.bool))
+    alone = local_similarity(image, captions, CrossAttention(focal=focal))
+    # Of either word the better region alone stays, whose cosine with it is 1 / sqrt(3).
+    torch.testing.assert_close(alone, torch.tensor([[1 / math.sqrt(3)]]))
+    mixed = tokens([2, 100], 4, dtype=torch.float32)
+    mixed.values[0, :2] = regions
+    torch.testing.assert_close(local_similarity(mixed, captions, CrossAttention(focal=focal))[:1], alone)
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_is_close_to_float32(autocast):
     torch.manual_seed(0)
@@ -149,6 +164,15 @@ def test_bfloat16_is_close_to_float32(autocast):
     for mine, other in zip(found_leaves, expected_leaves, strict=True):
         assert mine.values.grad.dtype == torch.float32
         assert (mine.values.grad - other.values.grad).norm() < 0.03 * other.values.grad.norm()
+
+
+def test_float16_weights_do_not_overflow():
+    torch.manual_seed(0)
+    images, captions = tokens([5, 7], 16, dtype=torch.float32), tokens([4, 3], 16, dtype=torch.float32)
+    attention = CrossAttention(smoothing=20.0)  # exp(20) is no number of float16
+    expected = local_similarity(images, captions, attention)
+    found = local_similarity(*(Tokens(each.values.half(), each.mask) for each in (images, captions)), attention)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
 
 
 class Largest(TorchDispatchMode):

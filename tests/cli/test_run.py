@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import yaml
+from tiny_run import ALIGN
 
 from modalloy.cli.main import USER_MISTAKE, main
 from modalloy.files import read_json
@@ -53,6 +54,33 @@ def test_people_get_the_table_the_report_and_a_search_to_try(capsys, finished_ru
     (search,) = [line.removeprefix("search: ") for line in out.splitlines() if line.startswith("search: ")]
     assert main([*shlex.split(search)[1:], "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["hits"]) == 5
+
+
+@pytest.mark.slow
+def test_inputs_with_a_local_branch_are_shown_stage_by_stage(capsys, finished_run, tmp_path):
+    local = {"image": "efficientnet-lite0@64", "align": {**ALIGN, "local": {"dim": 8}}}
+    settings = [
+        f"folder={tmp_path / 'run'}",
+        f"features={finished_run / 'features'}",
+        f"inputs.0={json.dumps({'name': 'sentences', 'text': 'minilm', **local})}",
+        f"inputs.1={json.dumps({'name': 'subwords', 'text': 'subwords', **local})}",
+        "seeds=[0]",
+        "stages.depth={focal_candidates: 5, cross_candidates: 2}",
+        "fusion.methods=[mean of cosines, validation-tuned weighted cosine, HADA stage 1, HADA stage 2]",
+    ]
+    command = ["run", str(finished_run / "config.yaml"), "--set", *settings]
+    assert main([*command, "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert list(stages) == ["sentences", "subwords"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    page = (tmp_path / "run" / "report.html").read_text()
+    for name, staged in stages.items():
+        assert list(staged["systems"]) == ["global", "focal", "cross-layer"]
+        (weight,) = staged["global_weight"].values()
+        assert f"{name}, stage by stage (the embeddings weigh {weight:g}, chosen on validation)" in out
+        assert f"<h3>{name}</h3>" in page
+    assert 'id="stages"' in page and 'id="words"' in page
 
 
 def test_settings_are_overridden(asked, finished_run, tmp_path):

@@ -63,6 +63,12 @@ def test_align_with_a_local_branch(run, tmp_path):
     assert {"val_rsum", "val_local_rsum"} < set(last)
     found = run("evaluate", made["encoder"], "--split", "val")
     assert found
+    chosen = ["--chosen.focal_candidates", "[2,5]", "--chosen.cross_candidates", "[2]", "--chosen.recall", "[1,100]"]
+    chosen += ["--chosen.measures", "[R@1]"]
+    shown = " ".join(run("evaluate", made["encoder"], "--stages", "chosen", *chosen, json_output=False).split())
+    assert "Image to text on tune (* at least R@1 of 1)" in shown
+    assert "Text to image on tune (no depth reaches R@1 of 100; * the deepest)" in shown
+    assert "milliseconds a query (in batches), text to image: global " in shown and "cross-layer - focal" in shown
 
 
 def test_align_fuse_search_evaluate(run, inputs, tmp_path, capsys):
@@ -118,7 +124,8 @@ def test_weighted_inputs_and_the_regime_by_name(run, inputs, tmp_path):
     assert "there is no input 2; name some of hacan:" in wrong
     for options, message in (
         (["--stages", "many"], "numbers of candidates like 100:20"),
-        (["--stages", "5:2", "--fold_size", "3"], "--stages takes one encoder, and no --fold_size"),
+        (["--stages", "5:2", "--chosen.recall", "65"], "--chosen's options say how --stages chosen chooses"),
+        (["--stages", "chosen", "--chosen.recall", "65", "--chosen.loss", "0.2"], "give one of loss and recall"),
         (["--stages", "5:2"], "has no local branch to re-rank by"),
     ):
         assert message in run("evaluate", inputs[0], *options)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalloy.data import Item, Manifest
-from modalloy.data.splits import SplitsConfig, draw_splits
+from modalloy.data.splits import SplitsConfig, draw_splits, validation_split
 from modalloy.errors import ConfigError, DataError
 from modalloy.features.sources import Captions, Images
 
@@ -144,3 +144,8 @@ def test_an_unknown_test_split_is_refused():
     object.__setattr__(config, "test", "train")  # past the type checks that only the tests have
     with pytest.raises(ConfigError, match=r"splits\.test must be 'test' or 'val', got 'train'"):
         config.__post_init__()
+
+
+def test_a_choice_is_made_on_tune_where_there_is_one():
+    assert validation_split(["train", "val", "test"]) == "val"
+    assert validation_split(["train", "val", "tune"]) == "tune"

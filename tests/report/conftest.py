@@ -33,6 +33,16 @@ def results() -> dict[str, object]:
         "oracle": system(420.0),
         "level": 0.95,
         "seconds": {"extract": 12.3, "align": 75.0},
+        "stages": {
+            "Encoder <A>": {
+                "systems": {
+                    "global": system(240.0, low=230.0, high=250.0),
+                    "focal": system(270.0, low=260.0, high=280.0),
+                },
+                "differences": [{"a": "focal", "b": "global", "rsum": 30.0, "low": 12.5, "high": 42.5}],
+                "level": 0.95,
+            }
+        },
     }
 
 

@@ -15,7 +15,10 @@ from modalloy.report.numbers import MISSING
 from modalloy.report.page import render_report, write_report
 from modalloy.report.pictures import SMALL_OVERLAY
 
-SECTIONS = ["headline", "results", "differences", "recall", "training", "examples", "attention", "words", "making"]
+SECTIONS = [
+    *("headline", "results", "differences", "stages", "recall", "training", "examples"),
+    *("attention", "words", "making"),
+]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -74,6 +77,19 @@ def test_a_full_report_has_every_section_and_every_link_leads_to_one(content: Re
     assert page.sections == SECTIONS
     links = [value for key, value in page.attributes if key == "href"]
     assert links == [f"#{section}" for section in SECTIONS[1:]]
+
+
+def test_the_stages_of_an_input_stand_in_a_table_of_their_own(content: ReportContent):
+    page = Page(render_report(content))
+    assert "Encoder <A>" in page.text and "focal beats global by 30.0 points" in page.text
+    assert page.row("focal")[-2:] == ["270.0", ""]
+    # Where no oracle is, nothing is said of its headroom.
+    assert page.text.count("headroom taken") == 1
+
+
+def test_without_stages_there_is_no_such_section(content: ReportContent):
+    del content.report["stages"]
+    assert "stages" not in Page(render_report(content)).sections
 
 
 def test_the_headline_says_what_the_numbers_say(content: ReportContent):

@@ -16,7 +16,7 @@ from modalloy.features import FeatureStore
 from modalloy.features.shard import Shard
 from modalloy.features.store_manifest import Description
 from modalloy.features.writer import StoreWriter, shard_ranges
-from modalloy.search.hierarchical import Side
+from modalloy.search.member import Member, Side
 from modalloy.search.token_source import StoredTokens
 
 WIDTHS: dict[Modality, dict[Level, int]] = {"image": {"high": 4, "mid": 3}, "text": {"high": 5, "mid": 6}}
@@ -66,6 +66,10 @@ def side(folder: Path, modality: Modality, rows: int, levels: tuple[Level, ...] 
     return Side(stores["high"].embeddings(), tokens)
 
 
+def member(folder: Path, images: int, captions: int) -> Member:
+    return Member(side(folder, "image", images), side(folder, "text", captions), branch().config)
+
+
 def all_levels(tokens: StoredTokens) -> Levels:
     return tokens.read(torch.arange(len(tokens)), ("high", "mid"))
 
@@ -82,5 +86,5 @@ def loop_terms(images: Levels, captions: Levels, terms: Sequence[Term]) -> Tenso
         how = attention if term.focal else replace(attention, focal=None)
         for i, image in enumerate(real(images[term.image])):
             for j, caption in enumerate(real(captions[term.text])):
-                total[i, j] += term.weight * loop_score(image, caption, how)
+                total[i, j] += loop_score(image, caption, how)
     return total

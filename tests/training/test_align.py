@@ -19,8 +19,9 @@ from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore, derive, extract
-from modalloy.training.align import _fingerprint, fit_aligner
-from modalloy.training.align_config import AlignConfig, LocalBranchConfig
+from modalloy.training.align import fit_aligner
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig, UnfreezeConfig
+from modalloy.training.align_fingerprint import align_fingerprint
 
 DIM = {"image": 24, "text": 20}
 SPLITS = {"train": 40, "val": 8, "test": 2}
@@ -145,7 +146,7 @@ def test_killed_trainings_go_on_and_end_the_same(manifest, stores, tmp_path):
     whole = fit_on_cpu(CONFIG, stores, manifest, tmp_path / "whole")
     manifest.save(tmp_path / "manifest.jsonl")
     folder = tmp_path / "killed"
-    settings = {name: value for name, value in dataclasses.asdict(CONFIG).items() if name != "local"}
+    settings = {name: value for name, value in dataclasses.asdict(CONFIG).items() if name not in ("local", "unfreeze")}
     code = f"""
 import os, signal
 from modalloy.data import Manifest
@@ -283,7 +284,7 @@ def test_it_trains_on_the_split_asked_for(manifest, stores, tmp_path):
 
 def test_an_alignment_on_train_has_the_fingerprint_that_it_had_before_there_was_a_choice(manifest, stores):
     config = dataclasses.asdict(CONFIG)
-    del config["split"], config["local"]
+    del config["split"], config["local"], config["unfreeze"]
     known = {
         "recipe": 1,
         "config": config,
@@ -294,8 +295,8 @@ def test_an_alignment_on_train_has_the_fingerprint_that_it_had_before_there_was_
         "families": manifest.families.tolist(),
     }
     pair = dict(zip(DIM, stores, strict=True))
-    assert _fingerprint(CONFIG, pair, manifest) == sha256_of_settings(known)
-    assert _fingerprint(dataclasses.replace(CONFIG, split="inputs"), pair, manifest) != sha256_of_settings(known)
+    assert align_fingerprint(CONFIG, pair, manifest) == sha256_of_settings(known)
+    assert align_fingerprint(dataclasses.replace(CONFIG, split="inputs"), pair, manifest) != sha256_of_settings(known)
 
 
 def test_heads_are_as_configured():
@@ -306,6 +307,6 @@ def test_heads_are_as_configured():
 
 
 def test_hacans_own_settings(manifest, stores, tmp_path):
-    config = AlignConfig.hacan(epochs=1, local=LocalBranchConfig())
+    config = AlignConfig.hacan(epochs=1, local=LocalBranchConfig(), unfreeze=UnfreezeConfig())
     assert config == AlignConfig.hacan(**vars(config))
     assert fit_on_cpu(config, stores, manifest, tmp_path).dim("image") == 768

@@ -20,9 +20,10 @@ from modalloy.errors import ConfigError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import FeatureStore, extract
 from modalloy.training import align_batches, trainer
-from modalloy.training.align import _fingerprint, fit_aligner
+from modalloy.training.align import fit_aligner
 from modalloy.training.align_batches import PairBatch, TokenBatch
-from modalloy.training.align_config import AlignConfig, LocalBranchConfig
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig, UnfreezeConfig
+from modalloy.training.align_fingerprint import align_fingerprint
 from modalloy.training.align_module import Alignment
 
 LATENT = 6
@@ -240,10 +241,10 @@ def test_the_fingerprint_knows_the_branch_and_its_levels(manifest, stores):
     other = dataclasses.replace(CONFIG, local=LocalBranchConfig(dim=8, direction="i2t"))
     plain = dataclasses.replace(CONFIG, local=LocalBranchConfig())
     found = [
-        _fingerprint(CONFIG, pair, manifest, stores["mid"]),
-        _fingerprint(CONFIG, pair, manifest, {"image": stores["mid"]["image"]}),
-        _fingerprint(other, pair, manifest, stores["mid"]),
-        _fingerprint(plain, pair, manifest),
+        align_fingerprint(CONFIG, pair, manifest, stores["mid"]),
+        align_fingerprint(CONFIG, pair, manifest, {"image": stores["mid"]["image"]}),
+        align_fingerprint(other, pair, manifest, stores["mid"]),
+        align_fingerprint(plain, pair, manifest),
     ]
     assert len(set(found)) == 4
 
@@ -314,4 +315,6 @@ def test_unknown_choices_are_refused(field):
 def test_hacan_s_own_has_the_published_branch():
     config = AlignConfig.hacan()
     assert config.local == LocalBranchConfig(dim=768, direction="t2i", focal="prob", global_weight=10 / 64)
+    assert config.unfreeze == UnfreezeConfig(epoch=11, learning_rate=1e-4, precision="bf16", crop=0.08)
+    assert (config.epochs, config.schedule, config.learning_rate) == (30, "step", 1e-4)
     assert (config.info_nce_warmup, config.loss, config.margin) == (0.0, "gcd", 0.2)

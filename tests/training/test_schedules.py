@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -48,6 +49,17 @@ def test_step_decay_agrees_with_torchs_step_lr():
     ours = rates(lambda optimizer: step_decay(optimizer, 3, factor=0.2), 10)
     theirs = rates(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.2), 10)
     assert ours == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [partial(cosine, steps=10, floor=0.1, warmup=4), partial(step_decay, every=3)],
+    ids=["cosine", "step_decay"],
+)
+def test_a_schedule_goes_on_where_an_earlier_one_ended(schedule):
+    whole = rates(schedule, 12)
+    assert rates(partial(schedule, start=2), 10) == pytest.approx(whole[2:])
+    assert rates(partial(schedule, start=7), 5) == pytest.approx(whole[7:])
 
 
 def test_per_step_is_what_lightning_takes():

@@ -77,6 +77,28 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(tmp_path, moment):
     assert (tmp_path / "killed/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
+class Plain(Tiny):
+    """An optimiser without a state, so that it makes no difference where it starts anew."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_epochs_go_on_after_others_that_were_trained_before(tmp_path):
+    whole, parts = Plain(), Plain()
+    history = train(whole, tmp_path / "whole")
+    before = train(parts, tmp_path / "first", epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        killed = Plain(die_at=(3, 1))
+        killed.load_state_dict(parts.state_dict())
+        train(killed, tmp_path / "second", before=before)
+    assert train(parts, tmp_path / "second", before=before) == history
+    assert weights(parts) == weights(whole)
+    assert (tmp_path / "second/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match="epochs before"):
+        train(parts, tmp_path / "third", before=before, early_stopping=EarlyStopping("score", 1))
+
+
 def test_metrics_are_written_a_line_an_epoch(tmp_path):
     history = train(Tiny(scores=[1.0, math.nan, 3.0, 4.0]), tmp_path, validation=DataLoader([0]))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -5,9 +6,12 @@ import torch
 
 from modalloy import AlignedEncoder, Collection, align_backbones
 from modalloy.align import cross_layer_similarity
-from modalloy.encoders import Encoded
+from modalloy.encoders import Encoded, load_encoder
+from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError
-from modalloy.training.align_config import AlignConfig, LocalBranchConfig
+from modalloy.training.align_config import AlignConfig, LocalBranchConfig, UnfreezeConfig
+from modalloy.workflow.stages import evaluate_stages
+from modalloy.workflow.stages_config import StagesConfig, stages_of
 
 TINY = AlignConfig(epochs=1, dim=8, batch_size=8)
 
@@ -49,6 +53,14 @@ def test_an_unknown_backbone_is_refused_before_the_work(collection, tmp_path):
         align_backbones("efficientnet-lite0@64", "minilmm", collection, tmp_path / "made", TINY)
 
 
+def test_a_backbone_that_cannot_be_trained_is_refused_before_the_work(tiny_manifest, tmp_path):
+    config = replace(TINY, unfreeze=UnfreezeConfig(epoch=1))
+    collection = Collection(tiny_manifest, tmp_path / "features")
+    with pytest.raises(ConfigError, match=r"subwords can't be trained; leave out unfreeze\.epoch"):
+        align_backbones("efficientnet-lite0@64", "subwords", collection, tmp_path / "made", config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_local_branch_reads_the_mid_levels_there_are(collection, run_copy, tmp_path):
     config = replace(TINY, local=LocalBranchConfig(dim=8))
     made = align_backbones("efficientnet-lite0@64", "subwords", collection, tmp_path / "made", config)
@@ -70,3 +82,30 @@ def test_a_local_branch_reads_the_mid_levels_there_are(collection, run_copy, tmp
 def _encoded(store, rows) -> Encoded:
     tokens, lengths = store.tokens(rows)
     return Encoded(store.embeddings(rows), tokens.float(), lengths)
+
+
+@pytest.mark.slow
+def test_backbones_are_trained_end_to_end(collection, tmp_path):
+    unfreeze = UnfreezeConfig(epoch=2, precision="bf16", recompute=True, workers=1)
+    config = replace(TINY, epochs=2, local=LocalBranchConfig(dim=8), unfreeze=unfreeze)
+    specs = {"image": "efficientnet-lite0@64", "text": "minilm@16"}
+    made = align_backbones(*specs.values(), collection, tmp_path / "made", config)
+    assert [each.spec for each in made.backbones.values()] == [f"tuned:{tmp_path}/made/{each}" for each in MODALITIES]
+    lines = [json.loads(line) for line in (tmp_path / "made/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    # Moved, it works: backbones, their mid levels, and their features, which are extracted anew.
+    (tmp_path / "made").rename(tmp_path / "elsewhere")
+    encoder = load_encoder(f"hacan:{tmp_path}/elsewhere")
+    for modality in MODALITIES:
+        for level in ("high", "mid"):
+            backbone = encoder.backbone(modality, level)
+            assert backbone.spec.endswith(f"tuned:{tmp_path}/elsewhere/{modality}")
+        pairs = zip(
+            encoder.backbone(modality).network(modality).parameters(),
+            load_encoder(specs[modality]).network(modality).parameters(),
+            strict=True,
+        )
+        different = [not torch.equal(tuned, own) for tuned, own in pairs]
+        assert sum(different) > 0.9 * len(different)
+    found = evaluate_stages([encoder], collection, "val", StagesConfig(stages_of("10:4")))["systems"]["global"]
+    assert found["rsum"] == pytest.approx(lines[-1]["val_rsum"], abs=0.01)

@@ -177,6 +177,7 @@ def test_an_override_that_leads_nowhere_is_refused(load, key, said):
         ("fusion: {first_stage: {epochs: 2.5}}", "fusion.first_stage.epochs must be a whole number, got 2.5"),
         ("fusion: {first_stage: {epochs: true}}", "fusion.first_stage.epochs must be a whole number, got True"),
         ("splits: {tune: -1}", "splits.tune must be at least 0 images, got -1"),
+        ("stages: {depth: {focal_candidate: 1}}", "unknown key stages.depth.focal_candidate; did you mean focal_c"),
         ("splits: {tunes: 1}", "unknown key splits.tunes; did you mean tune?"),
         ("splits: {test: train}", "splits.test must be one of test, val, got 'train'"),
         ("fusion: 3", "fusion must hold keys and values, got 3"),

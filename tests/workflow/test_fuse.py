@@ -13,7 +13,7 @@ from modalloy.fusion import Rotated, ScoreFusion, TowerConfig, TowerFuser, choos
 from modalloy.training.fusion_module import VALIDATION_RSUM
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.training.tracking import TrackingConfig
-from modalloy.workflow.fuse import FusionFit, validation_split
+from modalloy.workflow.fuse import FusionFit
 from modalloy.workflow.fusion_config import METHODS, SHORT_NAMES, SYSTEMS, UNTRAINED, FusionConfig
 
 TRAINING = FusionTraining(epochs=1, batch_size=8, queue_size=32)
@@ -289,5 +289,3 @@ def test_a_collection_without_training_items_is_refused(encoders, finished_run, 
 def test_names():
     assert set(SHORT_NAMES.values()) == set(METHODS)
     assert set(UNTRAINED) < set(METHODS) < set(SYSTEMS)
-    assert validation_split(["train", "val", "test"]) == "val"
-    assert validation_split(["train", "val", "tune"]) == "tune"

@@ -25,7 +25,7 @@ from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, Rotated, TowerConfig, TowerFuser, input_shapes
 from modalloy.search import Gallery
 from modalloy.training import trainer
-from modalloy.training.align_config import LocalBranchConfig
+from modalloy.training.align_config import LocalBranchConfig, UnfreezeConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import InputConfig, load_config, save_config
 from modalloy.workflow.run import Run
@@ -238,6 +238,24 @@ class TestReuse:
         local = replace(run.config.inputs[0].align, local=LocalBranchConfig(8))
         inputs = (replace(run.config.inputs[0], align=local), run.config.inputs[1])
         assert Run(replace(run.config, inputs=inputs))._fingerprint() != run._fingerprint()
+
+    def test_training_the_backbones_counts_where_it_decides(self, run_copy, monkeypatch):
+        hashed = []
+        monkeypatch.setattr("modalloy.workflow.run.sha256_of_settings", lambda each: hashed.append(each) or "")
+        run = Run.open(run_copy)
+
+        def recorded(unfreeze):
+            align = replace(run.config.inputs[0].align, unfreeze=unfreeze)
+            inputs = (replace(run.config.inputs[0], align=align), run.config.inputs[1])
+            Run(replace(run.config, inputs=inputs))._fingerprint()
+            return hashed[-1]["config"]["inputs"]
+
+        # As it was before there was such a training.
+        assert all("unfreeze" not in each["align"] for each in recorded(UnfreezeConfig()))
+        unfreeze = UnfreezeConfig(epoch=2, crop=0.4)
+        trained, frozen = recorded(unfreeze)
+        assert trained["align"]["unfreeze"] == unfreeze.deciding() and "unfreeze" not in frozen["align"]
+        assert recorded(replace(unfreeze, workers=0, recompute=True))[0] == trained
 
     def test_a_pretrained_alloy_counts_by_what_it_is(self, finished_run, run_copy):
         run = Run.open(run_copy)

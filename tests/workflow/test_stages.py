@@ -1,22 +1,31 @@
 """A split ranked stage by stage by HACAN's local branch, against the stages taken by hand from the stores."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from modalloy import align_backbones
-from modalloy.align import cross_layer_similarity
+from modalloy.align import AlignedEncoder, cross_layer_similarity
 from modalloy.align.cross_layer import CROSS_LAYER, FOCAL
 from modalloy.data import Manifest
-from modalloy.errors import ConfigError, FeatureError
-from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
+from modalloy.errors import ConfigError, DataError
+from modalloy.evaluation import EmbeddingScores, metrics, rank_in_folds, rank_queries
+from modalloy.features import FeatureStore
+from modalloy.report.table import systems_table
 from modalloy.search import HierarchyConfig
 from modalloy.search.depths import DepthLadder
+from modalloy.search.global_weight import WEIGHTS
 from modalloy.training.align_config import AlignConfig, LocalBranchConfig
+from modalloy.workflow import stages
+from modalloy.workflow.evaluate import evaluate
 from modalloy.workflow.features import Collection
-from modalloy.workflow.stages import evaluate_stages, stages_of
+from modalloy.workflow.stages_config import StagesConfig, stages_of
+
+
+def evaluate_stages(encoders, collection, split="test", depth=None, **options):
+    return stages.evaluate_stages(encoders, collection, split, StagesConfig(depth, timed=1, **options))
+
 
 TINY = AlignConfig(epochs=1, dim=8, batch_size=8, local=LocalBranchConfig(dim=8))
 
@@ -60,18 +69,21 @@ def rsum(scores, caption_image) -> float:
 
 def test_at_full_depth_each_stage_ranks_like_its_score(encoder, own):
     *scores, caption_image = whole_scores(encoder, own, "test")
-    everything = HierarchyConfig(first=1000, second=1000)
-    result = evaluate_stages(encoder, own, "test", everything)
+    everything = HierarchyConfig(1000, 1000)
+    result = evaluate_stages([encoder], own, "test", everything)
     assert list(result["systems"]) == ["global", "focal", "cross-layer"]
     for name, each in zip(result["systems"], scores, strict=True):
         assert result["systems"][name]["rsum"] == pytest.approx(rsum(each, caption_image), abs=0.5)
     assert {each["a"] for each in result["differences"]} == {"cross-layer"}
-    assert result["depths"] == {} and set(result["milliseconds"]) == {"image_to_text", "text_to_image"}
+    assert result["depths"] == {}
+    for kind in ("milliseconds", "batched"):
+        assert set(result[kind]) == {"image_to_text", "text_to_image"}
+        assert all(list(times) == list(result["systems"]) for times in result[kind].values())
     assert result["test"]["images"] == len(scores[0])
 
 
 def test_a_truth_that_falls_out_is_a_miss(encoder, own):
-    few = evaluate_stages(encoder, own, "test", HierarchyConfig(first=1, second=1))["systems"]
+    few = evaluate_stages([encoder], own, "test", HierarchyConfig(1, 1))["systems"]
     # By the vectors all items are ranked.
     *scores, caption_image = whole_scores(encoder, own, "test")
     assert few["global"]["rsum"] == pytest.approx(rsum(scores[0], caption_image), abs=0.5)
@@ -83,50 +95,152 @@ def test_a_truth_that_falls_out_is_a_miss(encoder, own):
 def test_all_items_may_get_the_focal_score_and_the_branchs_own_terms_count(own, tmp_path):
     encoder = align_backbones("efficientnet-lite0@64", "subwords", own, tmp_path / "partly", TINY)
     assert len(encoder.local.config.terms) == 2
-    result = evaluate_stages(encoder, own, "test", stages_of("all:10"))
+    result = evaluate_stages([encoder], own, "test", stages_of("all:10"))
     assert list(result["systems"]) == ["global", "focal", "cross-layer"]
-    chosen = evaluate_stages(encoder, own, "test", ladder=DepthLadder(first=(5,), second=(2, 5)))
+    chosen = evaluate_stages([encoder], own, "test", ladder=DepthLadder((5,), (2, 5)))
     assert all(each["split"] == "tune" for each in chosen["depths"].values())
-    assert all("second" in each["depths"][0]["config"] for each in chosen["depths"].values())
+    assert all(each["depths"][0]["config"]["cross_candidates"] == 2 for each in chosen["depths"].values())
 
 
 def test_the_split_of_the_inputs_keeps_its_counts(encoder, own):
     items = tuple(replace(item, split="inputs") if item.split == "val" else item for item in own.manifest)
     other = Collection(Manifest(own.manifest.root, items), own.features)
-    result = evaluate_stages(encoder, other, "inputs", HierarchyConfig(5, 2))
+    result = evaluate_stages([encoder], other, "inputs", HierarchyConfig(5, 2))
     assert result["inputs"]["images"] == 9 and next(iter(result)) == "inputs"
 
 
 def test_candidates_are_chosen_on_validation_items(encoder, own):
-    ladder = DepthLadder(first=(2, 5), second=(1, 2))
-    result = evaluate_stages(encoder, own, "test", ladder=ladder)
+    ladder = DepthLadder((2, 5), (1, 2))
+    result = evaluate_stages([encoder], own, "test", ladder=ladder)
     for direction, choice in result["depths"].items():
         assert choice["direction"] == direction and len(choice["depths"]) >= 2
-        assert choice["depths"][choice["chosen"]]["config"]["first"] in ladder.first
+        assert choice["depths"][choice["chosen"]]["config"]["focal_candidates"] in ladder.focal_candidates
+
+
+def test_the_weight_of_the_vectors_is_chosen_on_validation_items(encoder, own):
+    depth = HierarchyConfig(5, 2)
+    chosen = evaluate_stages([encoder], own, "test", depth, global_weight="chosen")
+    (weight,) = chosen["global_weight"].values()
+
+    def on_tune(weight: float) -> float:
+        return evaluate_stages([encoder], own, "tune", depth, global_weight=weight)["systems"]["cross-layer"]["rsum"]
+
+    assert on_tune(weight) == max(map(on_tune, WEIGHTS))
+    given = evaluate_stages([encoder], own, "test", depth, global_weight=weight)
+    assert given["systems"] == chosen["systems"] and given["global_weight"] == chosen["global_weight"]
+    alone = evaluate_stages([encoder], own, "test", depth, global_weight=1000.0)["systems"]
+    # So much weight leaves nothing to the local scores.
+    assert alone["cross-layer"]["text_to_image"]["R@1"] == alone["global"]["text_to_image"]["R@1"]
 
 
 def test_a_choice_on_the_evaluated_split_and_an_encoder_without_a_branch_are_refused(encoder, own, tmp_path):
-    with pytest.raises(ConfigError, match="would be chosen on 'tune', the split to evaluate on; give them"):
-        evaluate_stages(encoder, own, "tune")
+    with pytest.raises(ConfigError, match="the candidates would be chosen on 'tune', the split to evaluate on; give"):
+        evaluate_stages([encoder], own, "tune")
+    with pytest.raises(ConfigError, match="the weight would be chosen on 'tune'"):
+        evaluate_stages([encoder], own, "tune", HierarchyConfig(5, 2), global_weight="chosen")
     config = replace(TINY, local=LocalBranchConfig())
     plain = align_backbones("efficientnet-lite0@64", "minilm", own, tmp_path / "plain", config)
     with pytest.raises(ConfigError, match=r"has no local branch to re-rank by; align one"):
-        evaluate_stages(plain, own)
+        evaluate_stages([plain], own)
 
 
-def test_items_without_tokens_of_a_level_are_refused(encoder, own, monkeypatch):
-    store = Collection.store
+@pytest.fixture(scope="module")
+def other(own, tmp_path_factory):
+    """A model whose regions attend to words, as HACAN's other one."""
+    local = LocalBranchConfig(dim=8, direction="i2t")
+    return align_backbones(
+        "efficientnet-lite0@64", "minilm", own, tmp_path_factory.mktemp("other"), replace(TINY, local=local)
+    )
 
-    def without_one(self, model, modality, *rest):
-        found = store(self, model, modality, *rest)
-        if model.spec.startswith("mid:") and modality == "image":
-            found = copy.copy(found)
-            vars(found)["valid"] = torch.zeros(len(found), dtype=torch.bool)
+
+def test_encoders_are_averaged_stage_by_stage(encoder, other, own):
+    both = [encoder, other]
+    result = evaluate_stages(both, own, "test", HierarchyConfig(1000, 1000))
+    names = [each.spec for each in both]
+    names_of_stages = ("global", "focal", "cross-layer")
+    assert list(result["systems"]) == [f"{name}, {stage}" for name in (*names, "average") for stage in names_of_stages]
+    every = [whole_scores(each, own, "test") for each in both]
+    for place, stage in enumerate(names_of_stages):
+        average = (every[0][place] + every[1][place]) / 2
+        found = result["systems"][f"average, {stage}"]["rsum"]
+        assert found == pytest.approx(rsum(average, every[0][-1]), abs=0.5)
+    assert {each["a"] for each in result["differences"]} == {"average, cross-layer"}
+    assert len(result["differences"]) == 8
+    # Each alone is what it is without the other.
+    alone = evaluate_stages([other], own, "test", HierarchyConfig(1000, 1000))
+    for stage in names_of_stages:
+        assert result["systems"][f"{names[1]}, {stage}"] == alone["systems"][stage]
+
+
+def test_the_average_and_each_alone_have_depths_of_their_own(encoder, other, own):
+    result = evaluate_stages([encoder, other], own, "test", ladder=DepthLadder((2, 5), (1,), recall=1.0))
+    assert len(result["depths"]) == 6
+    choice = result["depths"]["average, text_to_image"]
+    assert (choice["system"], choice["split"], choice["recall"]) == ("average", "tune", 1.0)
+
+
+def test_an_encoder_twice_or_called_average_is_refused(encoder, own, other, monkeypatch):
+    with pytest.raises(ConfigError, match="is given 2 times"):
+        evaluate_stages([encoder, encoder], own, "test", HierarchyConfig(5, 2))
+    monkeypatch.setattr(other, "name", "average")
+    with pytest.raises(ConfigError, match="no encoder may be called 'average'"):
+        evaluate_stages([encoder, other], own, "test", HierarchyConfig(5, 2))
+
+
+def test_each_fold_is_searched_on_its_own(encoder, own):
+    # 9 pictures of the validation part.
+    found = evaluate_stages([encoder], own, "val", HierarchyConfig(1000, 1000), fold_size=3)
+    assert found["val"]["fold_size"] == 3 and "in folds of 3 images" in str(systems_table(found).title)
+    *scores, caption_image = whole_scores(encoder, own, "val")
+    for name, each in zip(found["systems"], scores, strict=True):
+        ranks = rank_in_folds(EmbeddingScores(each, torch.eye(each.shape[1])), caption_image, 3)
+        assert found["systems"][name]["rsum"] == pytest.approx(metrics(ranks).rsum, abs=0.5)
+    plain = evaluate([encoder], own, "val", 3)["systems"][encoder.name]
+    assert found["systems"]["global"]["rsum"] == plain["rsum"]
+    with pytest.raises(DataError, match="9 images don't make folds of 4"):
+        evaluate_stages([encoder], own, "val", HierarchyConfig(5, 2), fold_size=4)
+
+
+def test_an_item_that_lacks_a_level_alone_is_left_out(encoder, own, monkeypatch, caplog):
+    whole = evaluate_stages([encoder], own, "test", HierarchyConfig(1000, 1000))["test"]
+    rows = own.paired([encoder]).split("test")
+    lost = int(rows.image_rows[1])
+    backbone_store = Collection.backbone_store
+
+    def without_one(self, model, modality, level="high", copy=None):
+        found = backbone_store(self, model, modality, level, copy)
+        if level == "mid" and modality == "image":
+            found = FeatureStore.open(found.folder)
+            vars(found)["valid"] = torch.arange(len(found)) != lost
         return found
 
-    monkeypatch.setattr(Collection, "store", without_one)
-    with pytest.raises(FeatureError, match=r"mid:efficientnet-lite0@64 rejected \d+ images that have embeddings"):
-        evaluate_stages(encoder, own, "test", HierarchyConfig(5, 2))
+    monkeypatch.setattr(Collection, "backbone_store", without_one)
+    fewer = evaluate_stages([encoder], own, "test", HierarchyConfig(1000, 1000))
+    captions = int((rows.caption_image == 1).sum())
+    assert fewer["test"] == {"images": whole["images"] - 1, "captions": whole["captions"] - captions}
+    assert fewer["systems"]["global"]["text_to_image"]["queries"] == whole["captions"] - captions
+    # Beside the picture that no encoder can read.
+    assert f"left out of test: 2 images and {captions + 1} captions" in caplog.text
+    # The rows stay aligned: what is left ranks as it does without that picture.
+    monkeypatch.undo()
+    *scores, caption_image = whole_scores(encoder, own, "test")
+    kept = caption_image != 1
+    for name, each in zip(fewer["systems"], scores, strict=True):
+        expected = rsum(
+            each[torch.arange(len(each)) != 1][:, kept], caption_image[kept] - (caption_image[kept] > 1).long()
+        )
+        assert fewer["systems"][name]["rsum"] == pytest.approx(expected, abs=0.5)
+
+
+def test_stored_features_suffice_where_the_backbones_are_missing(encoder, own, monkeypatch):
+    known = evaluate_stages([encoder], own, "test", HierarchyConfig(5, 2))
+
+    def missing(spec: str):
+        raise ConfigError(f"{spec} isn't there")
+
+    monkeypatch.setattr("modalloy.align.encoder.load_encoder", missing)
+    again = AlignedEncoder.from_pretrained(encoder.spec.removeprefix("hacan:"))
+    assert evaluate_stages([again], own, "test", HierarchyConfig(5, 2))["systems"] == known["systems"]
 
 
 @pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5", "5:all"])
@@ -138,5 +252,5 @@ def test_stages_that_are_no_numbers_are_refused(text):
 def test_stages_are_read():
     assert stages_of("all:50") == HierarchyConfig(None, 50) and stages_of("100") == HierarchyConfig(100, None)
     assert stages_of("100:20") == HierarchyConfig(100, 20) and stages_of("chosen") is None
-    with pytest.raises(ConfigError, match="second must be at most first"):
+    with pytest.raises(ConfigError, match="cross_candidates must be at most focal_candidates"):
         stages_of("10:20")

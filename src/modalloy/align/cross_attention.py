@@ -60,10 +60,10 @@ class Operands(NamedTuple):
 
     context: Float[Tensor, "contexts positions dim"]
     gram: Float[Tensor, "contexts positions positions"]
-    """context context^T; its dtype is that of all but the affinities."""
+    """context context^T; of bfloat16 tokens in bfloat16."""
     query: Float[Tensor, "queries words dim"]
     norm: Float[Tensor, "queries words"]
-    """Lengths of the query's tokens, at least 1e-8."""
+    """Lengths of the query's tokens, at least 1e-8; their dtype is that of all but products of matrices."""
     present: Float[Tensor, "contexts positions"]
     """1 where a token is, 0 where there is padding."""
     share: Float[Tensor, "queries words"]
@@ -97,14 +97,14 @@ def block_scores(operands: Operands, attention: CrossAttention) -> Float[Tensor,
     """Scores of every context with every query."""
     affinity = operands.context.flatten(0, 1) @ operands.query.flatten(0, 1).T
     affinity = affinity.view(*operands.context.shape[:2], *operands.query.shape[:2])
-    return _scores(affinity, operands.gram, operands.norm, operands.present, operands.share, attention)
+    return affinity_scores(affinity, operands.gram, operands.norm, operands.present, operands.share, attention)
 
 
 def pair_scores(operands: Operands, attention: CrossAttention) -> Float[Tensor, "pairs"]:
     """Scores of each context with the query in the same place."""
     affinity = (operands.context @ operands.query.mT)[:, :, None]
     norm, share = operands.norm[:, None], operands.share[:, None]
-    return _scores(affinity, operands.gram, norm, operands.present, share, attention)[:, 0]
+    return affinity_scores(affinity, operands.gram, norm, operands.present, share, attention)[:, 0]
 
 
 class Attended(NamedTuple):
@@ -118,10 +118,10 @@ class Attended(NamedTuple):
 
 def pair_attention(operands: Operands, attention: CrossAttention) -> Attended:
     """The weights by which `pair_scores` scores each context with the query in the same place."""
-    affinity = (operands.context @ operands.query.mT)[:, :, None].to(operands.gram.dtype)
+    affinity = (operands.context @ operands.query.mT)[:, :, None].to(operands.norm.dtype)
     norm, share = operands.norm[:, None], operands.share[:, None]
     weights = _weights(affinity, operands.present, attention)
-    product, lengths = _attend(weights, affinity, operands.gram, norm)
+    product, lengths = _attend(weights, affinity.clone(), operands.gram, norm)
     counted = weights * operands.present[:, :, None, None] * (share > 0)[:, None]
     # The quotient by the larger of the two is the cosine between -1 and 1.
     parts = counted * affinity * (share / torch.maximum(lengths, product.abs()))[:, None]
@@ -129,7 +129,7 @@ def pair_attention(operands: Operands, attention: CrossAttention) -> Attended:
     return Attended(shares[:, :, 0], parts[:, :, 0])
 
 
-def _scores(
+def affinity_scores(
     affinity: Float[Tensor, "contexts positions queries words"],
     gram: Float[Tensor, "contexts positions positions"],
     norm: Float[Tensor, "*queries words"],
@@ -137,7 +137,11 @@ def _scores(
     share: Float[Tensor, "*queries words"],
     attention: CrossAttention,
 ) -> Float[Tensor, "contexts queries"]:
-    affinity = affinity.to(gram.dtype)
+    """Scores of contexts with queries, each context's own or all the same, by the affinities of their tokens.
+
+    The affinities are overwritten where no gradient needs them.
+    """
+    affinity = affinity.to(norm.dtype)
     product, lengths = _attend(_weights(affinity, present, attention), affinity, gram, norm)
     cosine = product / lengths
     # Where contexts cancel each other, the square is a rounding error, and the quotient could be any number.
@@ -153,10 +157,10 @@ def _weights(
     signal = F.leaky_relu(affinity, _SLOPE)
     length = torch.linalg.vector_norm(signal, dim=-1, keepdim=True)
     # No logit is larger than `smoothing`, so that no maximum has to be taken off before the exponential.
-    weights = (signal * (attention.smoothing / (length + EPSILON))).exp_()
-    if attention.focal is not None:
-        weights = weights * _kept(weights.detach(), present, attention.focal)
-    return weights
+    weights = _times(signal, attention.smoothing / (length + EPSILON)).exp_()
+    if attention.focal is None:
+        return weights
+    return _times(weights, _kept(weights.detach(), present, attention.focal))
 
 
 def _attend(
@@ -165,11 +169,20 @@ def _attend(
     gram: Float[Tensor, "contexts positions positions"],
     norm: Float[Tensor, "*queries words"],
 ) -> tuple[Float[Tensor, "contexts queries words"], Float[Tensor, "contexts queries words"]]:
-    """Inner products of the query's tokens with what they attend to, and of their lengths."""
-    product = (weights * affinity).sum(1)
+    """Inner products of the query's tokens with what they attend to, and of their lengths.
+
+    The affinities are overwritten where no gradient needs them.
+    """
     flat = weights.flatten(2)
-    square = ((gram @ flat) * flat).sum(1).view_as(product)
+    attended = (gram @ flat.to(gram.dtype)).to(flat.dtype)
+    product = _times(affinity, weights).sum(1)
+    square = _times(attended, flat).sum(1).view_as(product)
     return product, norm * square.clamp(min=_LEAST_SQUARE).sqrt()
+
+
+def _times(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Their product; where no gradient needs `one`, in its place: new memory would cost as much as the product."""
+    return one * other if torch.is_grad_enabled() else one.mul_(other)
 
 
 def _kept(
@@ -189,6 +202,7 @@ def _kept(
     else:
         root = flat.sqrt()
         mean = (counted @ (flat * root)) / (counted @ root)
-    slack = 1 - 2 * flat.shape[1] * torch.finfo(flat.dtype).eps
+    # By the item's own length, so that its score doesn't depend on the padding that its block has.
+    slack = 1 - 2 * torch.finfo(flat.dtype).eps * counted.sum(-1, keepdim=True)
     # As numbers at once: torch.where, and products with truth values, take many times as long on a CPU.
     return torch.gt(flat, mean * slack, out=torch.empty_like(flat)).view_as(weights)

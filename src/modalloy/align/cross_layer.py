@@ -27,8 +27,6 @@ class Term:
     """The captions' level."""
     focal: bool = False
     """Whether its attention is focal, as the branch's attention says; otherwise all weights stay."""
-    weight: float = 1.0
-    """What it is multiplied by."""
 
 
 FOCAL = (Term("high", "high", focal=True),)
@@ -107,7 +105,7 @@ def _sum(
     total: Tensor | None = None
     for term in terms:
         how = attention if term.focal else plain
-        part = score(_level(images, term.image, "image"), _level(captions, term.text, "text"), how) * term.weight
+        part = score(_level(images, term.image, "image"), _level(captions, term.text, "text"), how)
         total = part if total is None else total + part
     assert total is not None
     return total

@@ -172,10 +172,7 @@ class AlignedEncoder(Encoder):
             ConfigError: no mid level of this modality is read.
             CheckpointError: its weights or preprocessing are others.
         """
-        self._require(modality)
-        if level == "mid" and modality not in self.mid:
-            raise ConfigError(f"{self.spec} reads no mid level of {modality}s.")
-        recorded = self.backbones[modality] if level == "high" else self.mid[modality]
+        recorded = self.recorded(modality, level)
         base = self.backbone(modality) if level == "mid" else None
         # Worker threads that preprocess must not each load a copy.
         with self._lock:
@@ -184,6 +181,17 @@ class AlignedEncoder(Encoder):
                 require_unchanged(recorded.fingerprint, encoder.fingerprint(modality), recorded.spec, self.spec)
                 self._loaded[modality, level] = encoder.to(self.device)
             return self._loaded[modality, level]
+
+    def recorded(self, modality: Modality, level: Level = "high") -> Backbone:
+        """What the backbone, or its mid level, was when this was trained; nothing is loaded.
+
+        Raises:
+            ConfigError: no mid level of this modality is read.
+        """
+        self._require(modality)
+        if level == "mid" and modality not in self.mid:
+            raise ConfigError(f"{self.spec} reads no mid level of {modality}s.")
+        return self.backbones[modality] if level == "high" else self.mid[modality]
 
     def save(self, folder: str | Path) -> None:
         """Writes `model.safetensors` and, last, `config.json` into `folder`; sets `spec` to that folder."""

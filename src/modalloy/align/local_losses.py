@@ -12,10 +12,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from modalloy.align.losses import LOSSES, LossName, Negatives, hardest_negatives
+from modalloy.align.losses import (
+    LOSSES,
+    GlobalPairs,
+    LossName,
+    Negatives,
+    cross_modal,
+    divergence,
+    hardest_negatives,
+    within_modality,
+)
 from modalloy.errors import ConfigError
 
 _GLOBAL_WEIGHT, _BATCH_SIZE = 10.0, 64
+_DIVERGENCE_MARGIN = 0.2
 
 
 def local_hinge(
@@ -98,10 +108,10 @@ def original_hacan_loss(
     loss: LossName = "gcd",
     margin: float = 0.2,
 ) -> Float[Tensor, ""]:
-    """The loss with the negatives, reductions and weights of HACAN's code, to compare with.
+    """The value of HACAN's code (meter/modules/objectives.py, compute_irtr_my), to compare with.
 
-    One value isn't the code's: its term of pairs whose two negatives are one pair mixes all pairs of the batch with
-    each other. Here each counts for itself, which "m_hn", without that term, isn't touched by.
+    Its term of pairs whose two negatives are one pair is, by a broadcast, the share of such pairs times the mean over
+    all pairs; and the margin of la1 and la2 is 0.2 whatever that of the hinges.
 
     Arguments as for `hacan_loss`; global_weight is 10.
 
@@ -116,8 +126,15 @@ def original_hacan_loss(
         margin=margin,
         reduction="sum",
     )
-    nothing = torch.zeros_like(score, dtype=torch.bool)
-    return local + _GLOBAL_WEIGHT * LOSSES[loss](image, text, nothing, margin=margin, negatives=negatives)
+    pairs = GlobalPairs(image, text, torch.zeros_like(score, dtype=torch.bool), margin, negatives)
+    overall = cross_modal(pairs)
+    if loss != "m_hn":
+        share = pairs.of_one_pair.to(score.dtype).mean()
+        same_pair = share * pairs.hinge(pairs.between_negatives, torch.ones_like(pairs.of_one_pair))
+        overall = overall + within_modality(pairs) + same_pair
+    if loss == "gcd":
+        overall = overall + divergence(pairs, _DIVERGENCE_MARGIN)
+    return local + _GLOBAL_WEIGHT * overall
 
 
 def original_negatives(score: Float[Tensor, "batch batch"], margin: float = 0.2) -> Negatives:

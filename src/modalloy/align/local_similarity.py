@@ -1,6 +1,7 @@
 """HACAN's local similarity: how well the tokens of images and captions match, by cross attention."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,9 @@ from modalloy.align.cross_attention import EPSILON, SCAN, CrossAttention, Operan
 from modalloy.align.pair_blocks import extents, score_all, score_pairs
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import DIRECTIONS, Direction
+
+Prepared = tuple[Tensor, Tensor, Tensor]
+"""Some items' part of `Operands`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,43 @@ class Tokens:
     def __getitem__(self, items: Int[Tensor, "some"]) -> "Tokens":
         return Tokens(self.values.index_select(0, items), self.mask.index_select(0, items))
 
+    def as_contexts(self) -> Prepared:
+        """What scores need of them where tokens of the others attend to them: `context`, `gram`, `present`."""
+        context, wide = self._unpadded(), torch.promote_types(self.values.dtype, torch.float32)
+        # The weights, which it's multiplied by, are too large for float16.
+        for_gram = context if context.dtype == torch.bfloat16 else context.to(wide)
+        return context, for_gram @ for_gram.mT, self.mask.to(wide)
+
+    def as_queries(self) -> Prepared:
+        """What scores need of them where they attend to tokens of the others: `query`, `norm`, `share`."""
+        query, wide = self._unpadded(), torch.promote_types(self.values.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(query, dim=-1, dtype=wide).clamp(min=EPSILON)
+        return query, norm, self.mask.to(wide) / self.mask.sum(1, keepdim=True).clamp(min=1)
+
+    def _unpadded(self) -> Float[Tensor, "items tokens dim"]:
+        """The tokens, zeros in the place of padding."""
+        return self.values if bool(self.mask.all()) else self.values.masked_fill(~self.mask[:, :, None], 0.0)
+
+
+class ReusedTokens(Tokens):
+    """Tokens that many scores are made of: what these need is made once. They mustn't change, nor have gradients."""
+
+    @cached_property
+    def _contexts(self) -> Prepared:
+        return super().as_contexts()
+
+    @cached_property
+    def _queries(self) -> Prepared:
+        return super().as_queries()
+
+    def as_contexts(self) -> Prepared:
+        """What scores need of them where tokens of the others attend to them."""
+        return self._contexts
+
+    def as_queries(self) -> Prepared:
+        """What scores need of them where they attend to tokens of the others."""
+        return self._queries
+
 
 def local_similarity(
     images: Tokens, captions: Tokens, attention: CrossAttention = SCAN, *, block: int | None = None
@@ -48,7 +89,8 @@ def local_similarity(
     smoothing * a over the regions; u_w = sum_r alpha_rw v_r; the score is the mean of cos(t_w, u_w) over the words.
     "i2t" is the same with images and captions exchanged. Focal attention sets weights to 0 and shares theirs among
     the others; where that would leave none, all stay. Gradients don't flow through that choice, and can't be
-    differentiated again. Under `torch.autocast` the affinities are made in its dtype, all else in float32.
+    differentiated again. Under `torch.autocast` the affinities are made in its dtype, in bfloat16 also the products
+    with the Gram matrices; all else in float32.
 
     Args:
         images: regions of the images.
@@ -130,24 +172,16 @@ def candidate_similarity(
 
 def operands_of(contexts: Tokens, queries: Tokens) -> Operands:
     """What scores of these items are made of."""
-    wide = torch.promote_types(contexts.values.dtype, torch.float32)
-    context, query = (tokens.values.masked_fill(~tokens.mask[:, :, None], 0.0) for tokens in (contexts, queries))
-    wide_context = context.to(wide)
-    return Operands(
-        context,
-        wide_context @ wide_context.mT,
-        query,
-        torch.linalg.vector_norm(query, dim=-1, dtype=wide).clamp(min=EPSILON),
-        contexts.mask.to(wide),
-        queries.mask.to(wide) / queries.mask.sum(1, keepdim=True).clamp(min=1),
-    )
+    context, gram, present = contexts.as_contexts()
+    query, norm, share = queries.as_queries()
+    return Operands(context, gram, query, norm, present, share)
 
 
 def _for_products(tokens: Tokens) -> Tokens:
     """In the dtype of autocast, where it is enabled."""
     device = tokens.values.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.values.dtype
-    return Tokens(tokens.values.to(dtype), tokens.mask)
+    return tokens if tokens.values.dtype == dtype else Tokens(tokens.values.to(dtype), tokens.mask)
 
 
 def require_one_width(images: Tokens, captions: Tokens) -> None:

@@ -82,8 +82,8 @@ def m_hn(
     >>> m_hn(image, text, same_item(torch.arange(2))).item()
     0.0
     """
-    pairs = _Pairs(image, text, same, margin, negatives)
-    return _cross_modal(pairs)
+    pairs = GlobalPairs(image, text, same, margin, negatives)
+    return cross_modal(pairs)
 
 
 def f_hn(
@@ -104,8 +104,8 @@ def f_hn(
     >>> round(f_hn(image, text, same_item(torch.arange(2))).item(), 4)  # s = margin
     0.2
     """
-    pairs = _Pairs(image, text, same, margin, negatives)
-    return _cross_modal(pairs) + _within_modality(pairs) + _same_pair(pairs)
+    pairs = GlobalPairs(image, text, same, margin, negatives)
+    return cross_modal(pairs) + within_modality(pairs) + _same_pair(pairs)
 
 
 def gcd(
@@ -126,8 +126,8 @@ def gcd(
     >>> round(gcd(image, text, same_item(torch.arange(2))).item(), 4)
     0.2
     """
-    pairs = _Pairs(image, text, same, margin, negatives)
-    return _cross_modal(pairs) + _within_modality(pairs) + _same_pair(pairs) + _divergence(pairs)
+    pairs = GlobalPairs(image, text, same, margin, negatives)
+    return cross_modal(pairs) + within_modality(pairs) + _same_pair(pairs) + divergence(pairs, margin)
 
 
 def info_nce(
@@ -161,47 +161,59 @@ def info_nce_of_scores(
 LOSSES: dict[LossName, Callable[..., Tensor]] = {"gcd": gcd, "f_hn": f_hn, "m_hn": m_hn}
 
 
-class _Pairs:
-    """A batch of pairs with their negatives looked up."""
+class GlobalPairs:
+    """A batch of pairs with their negatives looked up; arguments as for `m_hn`."""
 
-    def __init__(self, image: Tensor, text: Tensor, same: Tensor, margin: float, negatives: Negatives | None) -> None:
+    def __init__(
+        self,
+        image: Float[Tensor, "batch dim"],
+        text: Float[Tensor, "batch dim"],
+        same: Bool[Tensor, "batch batch"],
+        margin: float,
+        negatives: Negatives | None,
+    ) -> None:
         if negatives is None:
             negatives = hardest_negatives(image.detach() @ text.detach().T, same)
         self.image, self.text, self.margin = image, text, margin
         self.negatives = negatives
         self.image_negative, self.text_negative = image[negatives.image], text[negatives.text]
         self.matching = _dot(image, text)
+        self.between_negatives = _dot(self.image_negative, self.text_negative)
+        has_both = negatives.has_text & negatives.has_image
+        self.of_one_pair = has_both & (negatives.text == negatives.image)
 
-    def hinge(self, similarity: Tensor, counted: Tensor) -> Tensor:
+    def hinge(self, similarity: Float[Tensor, "batch"], counted: Bool[Tensor, "batch"]) -> Float[Tensor, ""]:
+        """h of the similarities, over the counted pairs."""
         return _mean(F.relu(similarity + self.margin - self.matching), counted)
 
 
-def _cross_modal(pairs: _Pairs) -> Tensor:
+def cross_modal(pairs: GlobalPairs) -> Float[Tensor, ""]:
+    """h<v,t-> + h<v-,t>."""
     return pairs.hinge(_dot(pairs.image, pairs.text_negative), pairs.negatives.has_text) + pairs.hinge(
         _dot(pairs.image_negative, pairs.text), pairs.negatives.has_image
     )
 
 
-def _within_modality(pairs: _Pairs) -> Tensor:
+def within_modality(pairs: GlobalPairs) -> Float[Tensor, ""]:
+    """h<v,v-> + h<t,t->."""
     return pairs.hinge(_dot(pairs.image, pairs.image_negative), pairs.negatives.has_image) + pairs.hinge(
         _dot(pairs.text, pairs.text_negative), pairs.negatives.has_text
     )
 
 
-def _same_pair(pairs: _Pairs) -> Tensor:
-    both = pairs.negatives.has_text & pairs.negatives.has_image
-    same_pair = both & (pairs.negatives.text == pairs.negatives.image)
-    return pairs.hinge(_dot(pairs.image_negative, pairs.text_negative), same_pair)
+def _same_pair(pairs: GlobalPairs) -> Tensor:
+    return pairs.hinge(pairs.between_negatives, pairs.of_one_pair)
 
 
-def _divergence(pairs: _Pairs) -> Tensor:
+def divergence(pairs: GlobalPairs, margin: float) -> Float[Tensor, ""]:
+    """la1 + la2 of `gcd`."""
     terms = []
     for index, counted in (
         (pairs.negatives.text, pairs.negatives.has_text),
         (pairs.negatives.image, pairs.negatives.has_image),
     ):
         gap = (_dot(pairs.image, pairs.image[index]) - _dot(pairs.text, pairs.text[index])).abs()
-        terms.append(_mean(F.relu(gap - pairs.margin), counted))
+        terms.append(_mean(F.relu(gap - margin), counted))
     return terms[0] + terms[1]
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from modalloy.align.cross_attention import CrossAttention, Operands, block_scores, pair_scores
+from modalloy.align.pair_groups import groups, shared_context_scores, shared_is_context, shared_query_scores
 
 # Affinities held at once, and components of gathered tokens: on a CPU they then stay within the processor's cache.
-_CACHED_AFFINITIES, _CACHED_COMPONENTS = 2**19, 2**21
+_CACHED_AFFINITIES, _CACHED_COMPONENTS = 2**19, 2**22
 _ELEMENTS_ELSEWHERE = 2**26
 # What a pair on its own costs, compared with one among all pairs of a block.
 _COST_OF_A_PAIR = 4
@@ -49,7 +50,7 @@ class _AllPairs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, attention: CrossAttention, block: int, *tensors: Tensor) -> Float[Tensor, "contexts queries"]:
         operands = Operands(*tensors)
-        scores = operands.gram.new_empty(len(operands.context), len(operands.query))
+        scores = operands.norm.new_empty(len(operands.context), len(operands.query))
         for place in _blocks(operands, block):
             scores[place[0], place[2]] = block_scores(operands.block(*place), attention)
         ctx.save_for_backward(*operands)
@@ -81,13 +82,26 @@ class _GivenPairs(torch.autograd.Function):
         operands = Operands(*tensors)
         ctx.save_for_backward(pairs, *operands)
         ctx.attention, ctx.block = attention, block
-        return torch.cat([pair_scores(operands.pairs(some), attention) for some in pairs.split(block)])
+        return _given_pairs(operands, pairs, attention, block)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Float[Tensor, "pairs"]) -> tuple[Tensor | None, ...]:
         pairs, *tensors = ctx.saved_tensors
         return None, None, None, *_backward_of_pairs(Operands(*tensors), pairs, grad, ctx.attention, ctx.block)
+
+
+def _given_pairs(
+    operands: Operands, pairs: Int[Tensor, "pairs 2"], attention: CrossAttention, block: int
+) -> Float[Tensor, "pairs"]:
+    by_context = shared_is_context(pairs, operands.context.shape[1], operands.query.shape[1])
+    score = shared_context_scores if by_context else shared_query_scores
+    shared, other = pairs.unbind(1) if by_context else pairs.flip(1).unbind(1)
+    length = extents((operands.share if by_context else operands.present) > 0)[other]
+    scores = operands.norm.new_empty(len(pairs))
+    for some in groups(shared, length, block):
+        scores[some] = score(operands, pairs[some], int(length[some].max()), attention)
+    return scores
 
 
 def _backward_of_pairs(
@@ -109,9 +123,9 @@ def _backward_of_pairs(
 def _gradients(
     score: Callable[[Operands, CrossAttention], Tensor], part: Operands, attention: CrossAttention, upstream: Tensor
 ) -> tuple[Tensor, ...]:
-    leaves = Operands(*(tensor.detach().requires_grad_() for tensor in part))
+    leaves = [tensor.detach().requires_grad_() for tensor in part[:_DIFFERENTIATED]]
     with torch.enable_grad(), torch.autocast(upstream.device.type, enabled=False):
-        return torch.autograd.grad(score(leaves, attention), leaves[:_DIFFERENTIATED], upstream)
+        return torch.autograd.grad(score(Operands(*leaves, *part[_DIFFERENTIATED:]), attention), leaves, upstream)
 
 
 def _blocks(operands: Operands, block: int) -> Iterator[tuple[slice, slice, slice, slice]]:
@@ -144,7 +158,7 @@ def _block_of_pairs(operands: Operands) -> int:
 
 
 def _zeros(operands: Operands) -> Operands:
-    return Operands(*(torch.zeros_like(tensor, dtype=operands.gram.dtype) for tensor in operands))
+    return Operands(*(torch.zeros_like(tensor, dtype=operands.norm.dtype) for tensor in operands))
 
 
 def _in_dtype_of(operands: Operands, totals: Operands) -> tuple[Tensor | None, ...]:

@@ -1,6 +1,6 @@
 """modalloy evaluate"""
 
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -18,6 +18,8 @@ class Evaluate(Verb):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
+        from modalloy.search import DepthLadder, HierarchyConfig
+
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--split", type=str, default="test", help="the split to evaluate on")
         parser.add_argument(
@@ -30,34 +32,46 @@ class Evaluate(Verb):
             "--stages",
             type=str | None,
             default=None,
-            help='re-rank by a HACAN encoder\'s local branch: "100:20" for 100 candidates by the focal and 20 by the '
-            'cross-layer score, "100" for the focal one alone, "all:50" for all, "chosen" to choose them on validation',
+            help="re-rank by HACAN encoders' local branches, each encoder alone and their average: "
+            '"100:20" for 100 candidates by the focal and 20 by the cross-layer score, "100" for the focal one alone, '
+            '"all:50" for all, "chosen" to choose them on validation',
         )
+        parser.add_argument(
+            "--global_weight",
+            type=float | Literal["chosen"],
+            default=HierarchyConfig.global_weight,
+            help="what the embeddings' similarity counts in the stages, beside the focal score's "
+            f'{HierarchyConfig.focal_weight:g} (HACAN\'s numbers); "chosen": the best of several on validation',
+        )
+        parser.add_class_arguments(DepthLadder, "chosen")
         add_collection(parser)
         add_extraction(parser)
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
         from modalloy.encoders import load_encoder
+        from modalloy.search import DepthLadder
         from modalloy.workflow.evaluate import evaluate
-        from modalloy.workflow.stages import evaluate_stages, stages_of
+        from modalloy.workflow.stages import evaluate_stages
+        from modalloy.workflow.stages_config import CHOSEN, StagesConfig, stages_of
 
-        stages = None if options.stages is None else stages_of(options.stages)
-        if options.stages is not None and (len(options.encoders) > 1 or options.fold_size is not None):
-            raise ConfigError("--stages takes one encoder, and no --fold_size.")
+        depth = None if options.stages is None else stages_of(options.stages)
+        if options.stages != CHOSEN and options.chosen != DepthLadder():
+            raise ConfigError(f"--chosen's options say how --stages {CHOSEN} chooses; add that, or leave them out.")
         encoders = [load_encoder(spec) for spec in options.encoders]
+        on = open_for(options), options.split
         if options.stages is not None:
-            return evaluate_stages(encoders[0], open_for(options), options.split, stages)
-        return evaluate(encoders, open_for(options), options.split, options.fold_size)
+            config = StagesConfig(depth, options.global_weight, options.chosen, options.fold_size)
+            return evaluate_stages(encoders, *on, config)
+        return evaluate(encoders, *on, options.fold_size)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
         from modalloy.report import print_report
-        from modalloy.report.depths import print_depths
+        from modalloy.report.depths import print_depths, times_lines
 
         for choice in result.get("depths", {}).values():
             print_depths(choice, console)
         print_report(result, console)
-        for direction, stages in result.get("milliseconds", {}).items():
-            times = ", ".join(f"{name} {time:.2f}" for name, time in stages.items())
-            console.print(f"milliseconds a query, {direction.replace('_', ' ')}: {times}")
+        for line in times_lines(result):
+            console.print(line, markup=False)

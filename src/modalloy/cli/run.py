@@ -38,6 +38,12 @@ class Run(Verb):
         from modalloy.report import print_report
 
         print_report(result, console)
+        for name, staged in result.get("stages", {}).items():
+            (weight,) = staged["global_weight"].values()
+            console.print(
+                f"{name}, stage by stage (the embeddings weigh {weight:g}, chosen on validation)", style="bold"
+            )
+            print_report(staged, console)
         folder = result["folder"]
         # Reports from before it was recorded are reused.
         if "delivered" in result:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -71,6 +72,15 @@ def draw_splits(manifest: Manifest, config: SplitsConfig) -> Manifest:
         _draw(manifest, splits, "inputs", round(config.inputs * left), config.seed)
     items = (replace(item, split=split) for item, split in zip(manifest, splits, strict=True))
     return Manifest(manifest.root, tuple(items))
+
+
+def validation_split(splits: Sequence[str]) -> str:
+    """The split by which something is chosen: "tune" if there is one, so that "val" is left to the inputs.
+
+    >>> validation_split(["train", "val", "test"]), validation_split(["train", "val", "tune"])
+    ('val', 'tune')
+    """
+    return "tune" if "tune" in splits else "val"
 
 
 def _report_on_val(splits: list[str], tune: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,29 +75,47 @@ def by_processes(
     prepare: Preparation, rows: Iterator[int], workers: int, ahead: int
 ) -> Generator[Prepared | Rejection, None, None]:
     """Prepares rows in processes, with at most `ahead`, or two chunks a worker, begun and not yet taken."""
-    loader = DataLoader(
-        prepare,
-        batch_size=None,
-        sampler=_Chunks(rows),
-        num_workers=workers,
-        prefetch_factor=max(2, ahead // (workers * _CHUNK)),
-        collate_fn=_as_they_are,
-        # A forked process has the encoder and the collection already; elsewhere they are pickled.
-        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
-        # Of its own, so that the caller's random numbers stay what they are.
-        generator=torch.Generator(),
-    )
-    with warnings.catch_warnings():
-        # Python 3.12 warns of a fork beside other threads; these processes touch nothing that a thread may hold.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        chunks = iter(loader)
-    for chunk in chunks:
+    for chunk in ReadingLoader(prepare, _Chunks(rows), workers, max(2, ahead // (workers * _CHUNK))):
         yield from chunk
 
 
+class ReadingLoader(DataLoader):
+    """What a dataset gives for each thing that a sampler draws, in order, whatever the number of processes.
+
+    Args:
+        dataset: is asked in the processes; a tensor that it gives takes a file descriptor.
+        sampler: is asked in this one.
+        workers: how many processes; 0 for none besides this one.
+        ahead: things that each may be ahead by.
+    """
+
+    def __init__(self, dataset: Any, sampler: Any, workers: int, ahead: int = 2) -> None:
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            prefetch_factor=ahead if workers else None,
+            collate_fn=_as_they_are,
+            # A forked process has the encoder and the collection already; elsewhere they are pickled.
+            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
+            # Of its own, so that the caller's random numbers stay what they are.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Any:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of a fork beside other threads; these processes touch nothing that a thread may hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return super().__iter__()
+
+
 @contextmanager
-def explained_death() -> Iterator[None]:
-    """Says what to do where a process of `by_processes` was killed; torch may notice it at any moment.
+def explained_death(remedy: str = "with fewer workers or with threads (processes: false)") -> Iterator[None]:
+    """Says what to do where a process of a `ReadingLoader` was killed; torch may notice it at any moment.
+
+    Args:
+        remedy: how the same step may fare better.
 
     Raises:
         FeatureError: one was.
@@ -109,7 +128,7 @@ def explained_death() -> Iterator[None]:
             raise
         raise FeatureError(
             f"A process that decodes was killed ({one_line(death)}), perhaps for want of memory. Run the same step "
-            "again, with fewer workers or with threads (processes: false): it goes on where it stopped."
+            f"again, {remedy}: it goes on where it stopped."
         ) from error
 
 
@@ -132,5 +151,5 @@ class _Chunks:
         return iter(lambda: list(islice(self._rows, _CHUNK)), [])
 
 
-def _as_they_are(items: list[Prepared | Rejection] | Tensor) -> list[Prepared | Rejection] | Tensor:
+def _as_they_are(items: Any) -> Any:
     return items

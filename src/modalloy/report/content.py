@@ -73,7 +73,8 @@ class ReportContent:
     report: Mapping[str, Any]
     """The run's results as `report.json` holds them.
 
-    "test" and "systems" at least; "differences", "inputs", "oracle", "level" and "seconds" where known.
+    "test" and "systems" at least; "differences", "inputs", "oracle", "level", "seconds", and by input "stages", where
+    known.
     """
     recall_curves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     """By system and direction ("image_to_text", "text_to_image"): the recall at 1, 2, 3, ..., in percent."""

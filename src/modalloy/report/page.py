@@ -12,10 +12,19 @@ from modalloy.data import open_image
 from modalloy.errors import DataError, ImageError
 from modalloy.files import write_text
 from modalloy.report import numbers
-from modalloy.report.charts import Chart, Style, line_styles, recall_chart, training_charts, whiskers
+from modalloy.report.charts import (
+    Chart,
+    Style,
+    Tick,
+    Whisker,
+    line_styles,
+    recall_chart,
+    training_charts,
+    whiskers,
+)
 from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
 from modalloy.report.pictures import HEAT, SMALL_OVERLAY, Album, Thumbnail, attention_overlay, data_uri
-from modalloy.report.results import COLUMNS, DIRECTION_NAMES, HEADINGS, leader, result_rows
+from modalloy.report.results import COLUMNS, DIRECTION_NAMES, HEADINGS, Row, leader, result_rows
 from modalloy.report.verdicts import Verdict, verdicts
 
 _OPEN_FITS = 3
@@ -79,10 +88,8 @@ def _view(content: ReportContent) -> dict[str, Any]:
         raise DataError(f"A report needs results with {' and '.join(missing)}; evaluate the run first.")
     album = Album()
     best = leader(report)
-    rows = result_rows(report)
     differences = verdicts(report.get("differences") or ())
     styles = line_styles(list(content.recall_curves), best)
-    row_whiskers, row_ticks = whiskers([row.estimate for row in rows])
     # The first one is 0 itself, so that it is on the scale.
     (zero, *difference_whiskers), difference_ticks = whiskers(
         [(0.0, 0.0, 0.0), *((each.low, each.rsum, each.high) for each in differences)]
@@ -96,11 +103,11 @@ def _view(content: ReportContent) -> dict[str, Any]:
         "headline": _headline(best, differences),
         "columns": [HEADINGS.get(column, column) for column in COLUMNS],
         "direction_names": DIRECTION_NAMES,
-        "rows": list(zip(rows, row_whiskers, strict=True)),
-        "row_ticks": row_ticks,
+        "results": _results(report),
         "differences": list(zip(differences, difference_whiskers, strict=True)),
         "difference_ticks": difference_ticks,
         "zero": zero.value,
+        "stages": [_stages_view(name, staged) for name, staged in (report.get("stages") or {}).items()],
         "styles": styles,
         "recall_charts": _recall_charts(content.recall_curves, styles),
         "fits": [_Fit(name, len(rows), training_charts(rows)) for name, rows in content.training.items() if rows],
@@ -114,6 +121,30 @@ def _view(content: ReportContent) -> dict[str, Any]:
         "notes": content.notes,
         # Last, since the sections above fill the album.
         "pictures": album.uris,
+    }
+
+
+@dataclass(frozen=True)
+class _Results:
+    """A table of systems, each with what is drawn of its RSum."""
+
+    rows: list[tuple[Row, Whisker]]
+    ticks: list[Tick]
+    headroom: bool
+
+
+def _results(report: Mapping[str, Any]) -> _Results:
+    rows = result_rows(report)
+    drawn, ticks = whiskers([row.estimate for row in rows])
+    return _Results(list(zip(rows, drawn, strict=True)), ticks, any(row.headroom for row in rows))
+
+
+def _stages_view(name: str, staged: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "results": _results(staged),
+        "level": _percent(staged.get("level")),
+        "sentences": [each.sentence for each in verdicts(staged.get("differences") or ())],
     }
 
 

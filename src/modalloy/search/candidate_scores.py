@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modalloy.align.cross_attention import CrossAttention
 from modalloy.align.cross_layer import Levels, Term, candidate_cross_layer_similarity, cross_layer_similarity
+from modalloy.align.local_similarity import ReusedTokens
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.ranks import DIRECTIONS, Direction
 from modalloy.search.token_source import TokenSource
@@ -50,6 +51,7 @@ def candidate_scores(
     _check(queries, items, candidates, direction, item_block)
     by_image = direction == "image_to_text"
     levels = {term.text if by_image else term.image for term in terms}
+    queries = _reused(queries)
     scores = torch.full(candidates.shape, -torch.inf)
     # One entry more, which -1 reaches and which never changes.
     place = torch.full((len(items) + 1,), -1)
@@ -59,7 +61,7 @@ def candidate_scores(
         place[block] = torch.arange(len(block))
         within = place[candidates]
         place[block] = -1
-        read = items.read(block, levels)
+        read = _reused(items.read(block, levels))
         images, captions = (queries, read) if by_image else (read, queries)
         here = within >= 0
         if int(here.sum()) * _COST_OF_A_PAIR < len(candidates) * len(block):
@@ -72,6 +74,10 @@ def candidate_scores(
             found = (every if by_image else every.T).gather(1, within.clamp(min=0))
         scores = torch.where(here, found, scores)
     return scores
+
+
+def _reused(levels: Levels) -> Levels:
+    return {level: ReusedTokens(tokens.values, tokens.mask) for level, tokens in levels.items()}
 
 
 def _check(queries: Levels, items: TokenSource, candidates: Tensor, direction: str, item_block: int) -> None:

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import torch
 
-from modalloy.align.cross_attention import FOCAL_PROB, CrossAttention
-from modalloy.align.cross_layer import CROSS_LAYER, Levels, Term
+from modalloy.align.cross_layer import Levels, LocalConfig
 from modalloy.errors import DataError
 from modalloy.evaluation.ranks import Direction
 from modalloy.search.candidate_scores import ITEM_BLOCK
 from modalloy.search.gallery import Hit
-from modalloy.search.hierarchical import HierarchyConfig, Stage, refine
+from modalloy.search.hierarchical import Compared, Stage, refine
+from modalloy.search.hierarchy_config import HierarchyConfig
 from modalloy.search.token_source import TokenSource
 
 
@@ -23,8 +23,7 @@ class LocalReranker:
         ids: their ids, in the same order.
         direction: what the queries are.
         config: weights, and how many hits the cross-layer stage gets; all that the index found get the focal stage.
-        attention: how tokens attend to each other; a local branch's is `branch.config.attention`.
-        terms: what the whole score adds up; a local branch's are `branch.config.terms`.
+        local: of the local branch that maps the tokens, `branch.config`.
 
     Raises:
         DataError: there isn't one id for each item, or an id repeats.
@@ -32,8 +31,9 @@ class LocalReranker:
     >>> from modalloy.align import Tokens
     >>> from modalloy.search.token_source import HeldTokens
     >>> words = lambda rows: {"high": Tokens(torch.eye(2)[rows, None], torch.ones(len(rows), 1, dtype=torch.bool))}
-    >>> config = HierarchyConfig(second=None)
-    >>> reranker = LocalReranker(HeldTokens(words([0, 1])), ["cat.png", "dog.png"], "text_to_image", config)
+    >>> images, local = HeldTokens(words([0, 1])), LocalConfig(2, None, 2, None, dim=2)
+    >>> config = HierarchyConfig(cross_candidates=None)
+    >>> reranker = LocalReranker(images, ["cat.png", "dog.png"], "text_to_image", config, local)
     >>> hits = [Hit("cat.png", 0.6, None, None), Hit("dog.png", 0.5, None, None)]
     >>> [hit.id for hit in reranker(words([1]), [hits])[0]]
     ['dog.png', 'cat.png']
@@ -45,15 +45,14 @@ class LocalReranker:
         ids: Sequence[str],
         direction: Direction,
         config: HierarchyConfig,
-        attention: CrossAttention = FOCAL_PROB,
-        terms: Sequence[Term] = CROSS_LAYER,
+        local: LocalConfig,
         *,
         item_block: int = ITEM_BLOCK,
     ) -> None:
         if len(ids) != len(items):
             raise DataError(f"got {len(ids)} ids for the tokens of {len(items)} items.")
         self._items, self._direction, self._config = items, direction, config
-        self._attention, self._terms, self._item_block = attention, terms, item_block
+        self._local, self._item_block = local, item_block
         self._place = {id: place for place, id in enumerate(ids)}
         if len(self._place) < len(ids):
             raise DataError(f"ids must be unique, got {len(ids)} of which {len(self._place)} are different.")
@@ -82,16 +81,8 @@ class LocalReranker:
             candidates[query, : len(hits)] = torch.tensor([self._place[hit.id] for hit in hits], dtype=torch.long)
             scores[query, : len(hits)] = torch.tensor([hit.score for hit in hits])
         first = Stage("global", candidates, scores, 0.0)
-        *_, last = refine(
-            queries,
-            self._items,
-            first,
-            self._direction,
-            self._config,
-            self._attention,
-            self._terms,
-            self._item_block,
-        )
+        compared = Compared(queries, self._items, self._local)
+        *_, last = refine([compared], first, self._direction, self._config, self._item_block)
         rows = zip(found, last.candidates.tolist(), last.scores.tolist(), strict=True)
         return [self._scored(*row) for row in rows]
 

@@ -42,6 +42,15 @@ class Sample(NamedTuple):
     caption_image: Int[Tensor, "captions"]
 
 
+class SampleRows(NamedTuple):
+    """Which images and captions of a gallery are a sample."""
+
+    images: Int[Tensor, "images"]
+    captions: Int[Tensor, "captions"]
+    caption_image: Int[Tensor, "captions"]
+    """For each of these captions the place of its image among these images."""
+
+
 class Gallery(NamedTuple):
     """Backbone embeddings of images and their captions."""
 
@@ -72,6 +81,11 @@ class Split:
         new_row = kept_image.cumsum(0) - 1
         self._features, self._tokens = features, tokens
         self._rows = {"image": image_rows[kept_image], "text": text_rows[kept_text]}
+        self.kept: dict[Modality, Int[Tensor, " items"]] = {
+            "image": kept_image.nonzero()[:, 0],
+            "text": kept_text.nonzero()[:, 0],
+        }
+        """Where the split has the items that are left of it."""
         self.families = manifest.families[kept_image]
         self.gallery = Gallery(
             image.embeddings(0, self._rows["image"]),
@@ -94,12 +108,16 @@ class Split:
         """The whole split, and where batches have tokens a sample of images at even distances with theirs."""
         if not self._tokens:
             return self.gallery
+        rows = self.sample()
+        return self.gallery._replace(sample=Sample(self._token_batch(rows.images, rows.captions), rows.caption_image))
+
+    def sample(self) -> SampleRows:
+        """Images at even distances, with all of their captions."""
         caption_image = self.gallery.caption_image
         described = caption_image.unique()
         chosen = described[torch.linspace(0, len(described) - 1, min(_SAMPLE, len(described))).long()]
         captions = torch.isin(caption_image, chosen).nonzero()[:, 0]
-        places = torch.searchsorted(chosen, caption_image[captions])
-        return self.gallery._replace(sample=Sample(self._token_batch(chosen, captions), places))
+        return SampleRows(chosen, captions, torch.searchsorted(chosen, caption_image[captions]))
 
     def _token_batch(self, images: Int[Tensor, "images"], captions: Int[Tensor, "captions"]) -> TokenBatch:
         return TokenBatch(self._levels("image", images), self._levels("text", captions))

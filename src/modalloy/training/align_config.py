@@ -1,12 +1,16 @@
 """How two backbones are aligned."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from modalloy.align import CrossAttention, HeadConfig
 from modalloy.align.losses import LOSSES, LossName
+from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
+
+UNFREEZE_DECIDES_NOTHING = ("workers", "recompute")
+"""Settings of `UnfreezeConfig` by which no result differs beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,51 @@ class LocalBranchConfig:
 
 
 @dataclass(frozen=True)
+class UnfreezeConfig:
+    """How the backbones are trained, too, from the images, after the heads and the local branch on stored features.
+
+    Adam starts anew when they join.
+    """
+
+    epoch: int | None = None
+    """The first epoch, from 1, that trains them (HACAN: 11); by default they stay frozen."""
+    learning_rate: float = 1e-4
+    """Their highest learning rate; it takes the same course as the heads', whose first epochs it misses."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the backbones and the heads compute in; weights, losses and validation stay in fp32."""
+    recompute: bool = False
+    """Whether activations are computed again for the gradient, which takes less memory and more time."""
+    crop: float = 0.5
+    """Least part of a picture's area that a random crop keeps; 1 for whole pictures. HACAN's is 0.08."""
+    flip: bool = True
+    """Whether half of the pictures are mirrored; better not where captions tell left from right."""
+    workers: int = 4
+    """Processes that read and prepare pictures; 0 for none besides the training's own."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epoch", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"unfreeze.{name} must be at least {least}, got {value}.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"unfreeze.learning_rate must be above 0, got {self.learning_rate}.")
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"unfreeze.precision must be one of fp32, bf16, got {self.precision!r}.")
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f"unfreeze.crop must lie in (0, 1], got {self.crop}.")
+        if self.epoch is None and any(getattr(self, each.name) != each.default for each in fields(self)):
+            raise ConfigError("settings of the backbones' training need its first epoch: give unfreeze.epoch.")
+
+    def views(self, seed: int) -> RandAugment:
+        """How a picture is cropped and flipped, each time in another way."""
+        return RandAugment(operations=0, crop=(self.crop, 1.0), flip=self.flip, seed=seed)
+
+    def deciding(self) -> dict[str, Any]:
+        """What changes the result: not who reads the pictures, nor whether the same activations are computed twice."""
+        return {name: value for name, value in asdict(self).items() if name not in UNFREEZE_DECIDES_NOTHING}
+
+
+@dataclass(frozen=True)
 class AlignConfig:
     """How a pair of global heads is trained, and perhaps a local branch beside them.
 
@@ -57,6 +106,8 @@ class AlignConfig:
     """Share of the epochs, from the first, with InfoNCE: hardest negatives collapse heads at a cold start."""
     local: LocalBranchConfig = field(default_factory=LocalBranchConfig)
     """HACAN's local branch, which compares regions with words."""
+    unfreeze: UnfreezeConfig = field(default_factory=UnfreezeConfig)
+    """The training of the backbones themselves."""
     dim: int = 256
     """Length of the shared embedding."""
     image_widths: tuple[int, ...] | None = None
@@ -107,6 +158,8 @@ class AlignConfig:
         for name in ("learning_rate", "temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.unfreeze.epoch is not None and self.unfreeze.epoch > self.epochs:
+            raise ConfigError(f"unfreeze.epoch must be at most epochs = {self.epochs}, got {self.unfreeze.epoch}.")
         for name in ("image_widths", "text_widths"):
             widths = getattr(self, name)
             if widths is not None and (not widths or widths[-1] != self.dim):
@@ -118,12 +171,16 @@ class AlignConfig:
     def hacan(cls, **changes: Any) -> Self:
         """HACAN's published model and schedule, for backbones and collections as large as its own.
 
+        In bfloat16 where HACAN takes float16, which needs losses scaled. For fewer epochs, or frozen backbones, give
+        another `unfreeze`.
+
         >>> AlignConfig.hacan(seed=1).image_widths
         (1024, 896, 768)
         """
         published: dict[str, Any] = {
             "info_nce_warmup": 0.0,
             "local": LocalBranchConfig(dim=768),
+            "unfreeze": UnfreezeConfig(epoch=11, precision="bf16", crop=0.08),
             "dim": 768,
             "image_widths": (1024, 896, 768),
             "text_widths": (768, 768, 768),

@@ -1,11 +1,12 @@
 """What Lightning trains when two backbones are aligned."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalloy.align import GlobalHead, LocalBranch, LocalConfig, hacan_loss, info_nce, same_item
 from modalloy.align.losses import LOSSES, info_nce_of_scores
@@ -37,17 +38,48 @@ class Alignment(LightningModule):
             self.text_head = GlobalHead(config.head("text", text_dim))
             self.local = None if local is None else LocalBranch(local)
 
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Float[Tensor, ""]:
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Float[Tensor, ""] | None:
         image, text = self.image_head(batch.image), self.text_head(batch.text)
         same = same_item(batch.families)
-        if batch.tokens is None:
-            loss = self._global_loss(image, text, same)
-        else:
-            loss = self._whole_loss(self._local_scores(batch.tokens), image, text, same)
+        score = None if batch.tokens is None else self._local_scores(batch.tokens)
+        # In bfloat16 a similarity near 1 is a 256th off, where the margin is a fifth.
+        with torch.autocast(image.device.type, enabled=False):
+            loss = self._loss(score, image, text, same)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
         return loss
 
-    def validation_step(self, val: Gallery, batch_idx: int) -> None:
+    def validation_step(self, val: Any, batch_idx: int) -> None:
+        self._log_recalls(val)
+
+    def configure_optimizers(self) -> Any:
+        config = self.align_config
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.learning_rate)
+        start = self.steps_per_epoch * self._epochs_before
+        if config.schedule == "cosine":
+            schedule = cosine(optimizer, self.steps_per_epoch * config.epochs, start=start)
+        else:
+            schedule = step_decay(optimizer, self.steps_per_epoch * _STEP_DECAY_EPOCHS, start=start)
+        return {"optimizer": optimizer, "lr_scheduler": per_step(schedule)}
+
+    @property
+    def _epochs_before(self) -> int:
+        """Epochs of the schedule that went before those of this module."""
+        return 0
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        return self._decayed(self.parameters(), self.align_config.learning_rate)
+
+    def _decayed(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
+        """Matrices with weight decay, all else without."""
+        parameters = list(parameters)
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        return [
+            {"params": matrices, "weight_decay": self.align_config.weight_decay, "lr": learning_rate},
+            {"params": others, "weight_decay": 0.0, "lr": learning_rate},
+        ]
+
+    def _log_recalls(self, val: Gallery) -> None:
         scores = EmbeddingScores(self.image_head(val.image).cpu(), self.text_head(val.text).cpu())
         values = _recalls("val", scores, val.caption_image)
         if val.sample is not None:
@@ -56,23 +88,6 @@ class Alignment(LightningModule):
             scores = EmbeddingScores(local, torch.eye(local.shape[1]))
             values |= _recalls("val_local", scores, val.sample.caption_image)
         self.log_dict(values, batch_size=1)
-
-    def configure_optimizers(self) -> Any:
-        config = self.align_config
-        weights = [parameter for parameter in self.parameters() if parameter.ndim > 1]
-        biases = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": weights, "weight_decay": config.weight_decay},
-                {"params": biases, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-        )
-        if config.schedule == "cosine":
-            schedule = cosine(optimizer, self.steps_per_epoch * config.epochs)
-        else:
-            schedule = step_decay(optimizer, self.steps_per_epoch * _STEP_DECAY_EPOCHS)
-        return {"optimizer": optimizer, "lr_scheduler": per_step(schedule)}
 
     def _local_scores(self, tokens: TokenBatch) -> Float[Tensor, "images captions"]:
         assert self.local is not None
@@ -86,14 +101,16 @@ class Alignment(LightningModule):
             return info_nce(image, text, same, temperature=config.temperature)
         return LOSSES[config.loss](image, text, same, margin=config.margin)
 
-    def _whole_loss(
+    def _loss(
         self,
-        score: Float[Tensor, "batch batch"],
+        score: Float[Tensor, "batch batch"] | None,
         image: Float[Tensor, "batch dim"],
         text: Float[Tensor, "batch dim"],
         same: Bool[Tensor, "batch batch"],
     ) -> Float[Tensor, ""]:
         """HACAN's loss; where the global one is InfoNCE, it is that of the local scores, too."""
+        if score is None:
+            return self._global_loss(image, text, same)
         config = self.align_config
         assert self.local is not None
         weight = config.local.global_weight

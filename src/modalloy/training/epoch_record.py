@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ class EpochRecord(Checkpoint):
     """At each epoch's end: the line of metrics, the checkpoint, and whether to stop.
 
     A subclass of Lightning's `Checkpoint`, so that it runs after the module's own `on_train_epoch_end`. The
-    history is part of the checkpoint, so metrics and weights can't get out of step.
+    history is part of the checkpoint, so metrics and weights can't get out of step. It begins with the epochs that
+    went before this training.
     """
 
-    def __init__(self, metrics: Path, checkpoints: Path, name: str, early_stopping: EarlyStopping | None) -> None:
-        self.history: list[Metrics] = []
+    def __init__(
+        self,
+        metrics: Path,
+        checkpoints: Path,
+        name: str,
+        early_stopping: EarlyStopping | None,
+        before: Sequence[Metrics] = (),
+    ) -> None:
+        self.history: list[Metrics] = list(before)
         self.last = checkpoints / f"{name}.ckpt"
         self._best = checkpoints / f"{name}-best.ckpt"
         self._metrics = metrics

@@ -7,8 +7,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def cosine(optimizer: Optimizer, steps: int, *, floor: float = 0.0, warmup: int = 0) -> LambdaLR:
+def cosine(optimizer: Optimizer, steps: int, *, floor: float = 0.0, warmup: int = 0, start: int = 0) -> LambdaLR:
     """A linear rise over `warmup` steps, then half a cosine down to `floor` times the full rate at `steps`.
+
+    With `start` it goes on where an earlier optimiser's ended after so many steps.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -18,7 +20,8 @@ def cosine(optimizer: Optimizer, steps: int, *, floor: float = 0.0, warmup: int 
     """
 
     falling = max(1, steps - warmup)
-    return LambdaLR(optimizer, _after_warmup(lambda step: _half_cosine(step / falling, floor), warmup))
+    factor = _after_warmup(lambda step: _half_cosine(step / falling, floor), warmup)
+    return LambdaLR(optimizer, lambda step: factor(start + step))
 
 
 def restarts(optimizer: Optimizer, period: int, *, growth: int = 2, floor: float = 0.0, warmup: int = 0) -> LambdaLR:
@@ -59,8 +62,10 @@ def constant(optimizer: Optimizer, *, warmup: int = 0) -> LambdaLR:
     return LambdaLR(optimizer, _after_warmup(lambda _: 1.0, warmup))
 
 
-def step_decay(optimizer: Optimizer, every: int, *, factor: float = 0.1) -> LambdaLR:
+def step_decay(optimizer: Optimizer, every: int, *, factor: float = 0.1, start: int = 0) -> LambdaLR:
     """The learning rate times `factor` after each `every` steps (HACAN: a tenth every 10 epochs).
+
+    With `start` it goes on where an earlier optimiser's ended after so many steps.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -68,7 +73,7 @@ def step_decay(optimizer: Optimizer, every: int, *, factor: float = 0.1) -> Lamb
     >>> [schedule.lr_lambdas[0](step) for step in range(5)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    return LambdaLR(optimizer, lambda step: factor ** (step // every))
+    return LambdaLR(optimizer, lambda step: factor ** ((start + step) // every))
 
 
 def per_step(schedule: LambdaLR) -> dict[str, object]:

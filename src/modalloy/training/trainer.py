@@ -20,6 +20,7 @@ from rich.progress import Progress, TaskID
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from modalloy.errors import ConfigError
 from modalloy.files import remove_partial_files
 from modalloy.progress import progress_bar
 from modalloy.training.batches import seed_epoch
@@ -49,6 +50,7 @@ def fit(
     devices: int = 1,
     tracker: Tracker | None = None,
     curve: str = "",
+    before: Sequence[Metrics] = (),
 ) -> list[Metrics]:
     """Trains `module` in place, going on from the last checkpoint of the same `fingerprint` in `folder`.
 
@@ -75,17 +77,22 @@ def fit(
             gathers what its loss needs by `processes.gathered`.
         tracker: also keeps each epoch's metrics.
         curve: the training's name there.
+        before: the metrics of the epochs that were trained before in another way: the first one here is the next, and
+            `epochs` counts them.
 
     Returns:
         One dictionary of metrics an epoch, those of `metrics.jsonl`.
 
     Raises:
+        ConfigError: `early_stopping` would have to choose among epochs `before`, whose weights are elsewhere.
         CheckpointError: the checkpoint to go on from is damaged.
         KeyboardInterrupt: the user pressed Ctrl-C; the epochs done so far are kept.
     """
+    if before and early_stopping is not None:
+        raise ConfigError("early stopping can't go back to the epochs before; leave it out.")
     checkpoints = Path(folder) / "checkpoints"
     name = fingerprint[:16]
-    record = EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping)
+    record = EpochRecord(Path(folder) / "metrics.jsonl", checkpoints, name, early_stopping, before)
     remove_partial_files(folder)
     remove_others(checkpoints, name)
     plan = _Plan(str(folder), epochs, seed, gradient_clip, accumulate, precision, accelerator, devices)
@@ -148,6 +155,9 @@ def _train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    done: Any = trainer.fit_loop.epoch_progress
+    for progress in (done.current, done.total):
+        progress.ready = progress.started = progress.processed = progress.completed = len(record.history)
     last = record.last if record.last.exists() else None
     trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
 

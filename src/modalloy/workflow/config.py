@@ -20,6 +20,7 @@ from modalloy.workflow.features import ExtractConfig
 from modalloy.workflow.fusion_config import SYSTEMS, FusionConfig
 from modalloy.workflow.hubs import held_back
 from modalloy.workflow.mistakes import mistakes
+from modalloy.workflow.stages_config import WEIGHED, StagesConfig
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -76,6 +77,8 @@ class RunConfig:
     """Threads of the arithmetic; by default as many as there are idle cores."""
     features: str | None = None
     """Folder of the features, to share it between runs and with `modalloy extract`; by default in the run directory."""
+    stages: StagesConfig = WEIGHED
+    """How inputs with a local branch are ranked stage by stage, in tables of their own."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Where parameters, curves and the report are kept besides; by default nowhere."""
 

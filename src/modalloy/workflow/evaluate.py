@@ -28,7 +28,7 @@ def evaluate(
         ConfigError: an encoder is given twice, or `fold_size` is below 1.
         DataError: there is no such split, or it has no usable items, or they don't make whole folds.
     """
-    names = _names(encoders)
+    names = names_of(encoders)
     collection.manifest.split(split)  # a misspelt one is found before the work
     items = collection.paired(encoders).split(split)
     systems = {
@@ -54,8 +54,12 @@ def with_counts(split: str, counts: dict[str, int], results: dict[str, Any]) -> 
     return {split: counts} | results | {split: counts}
 
 
-def _names(encoders: Sequence[Encoder]) -> list[str]:
-    """The encoders' names, or their specs where two have the same name."""
+def names_of(encoders: Sequence[Encoder]) -> list[str]:
+    """The encoders' names, or their specs where two have the same name.
+
+    Raises:
+        ConfigError: an encoder is given twice.
+    """
     names = [encoder.name for encoder in encoders]
     unique = [name if names.count(name) == 1 else encoder.spec for name, encoder in zip(names, encoders, strict=True)]
     repeated = [name for name in unique if unique.count(name) > 1]

@@ -10,7 +10,7 @@ from typing import Literal
 from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest
 from modalloy.data.rand_augment import RandAugment
-from modalloy.encoders import Encoder, Fingerprint, Modality
+from modalloy.encoders import Encoder, Fingerprint, Level, Modality
 from modalloy.errors import ConfigError, FeatureError, ModalloyError
 from modalloy.features import FeatureStore, combine, derive, extract
 from modalloy.features.devices import available_devices
@@ -83,7 +83,7 @@ class Collection:
         if isinstance(encoder, StoredFeatures):
             return encoder.features_of(self.manifest, modality, copy)
         if isinstance(encoder, AlignedEncoder):
-            base = self._backbone_store(encoder, modality, copy)
+            base = self.backbone_store(encoder, modality, copy=copy)
             return derive(base, encoder, self.folder(encoder, modality, copy), partial(encoder.project, modality))
         if isinstance(encoder, Alloy):
             features = FeatureSet([self.store(each, modality, copy) for each in encoder.encoders])
@@ -102,6 +102,42 @@ class Collection:
             source=self.source(modality, copy),
             label=None if copy is None else f"{encoder.spec} image, copy {copy + 1} of {self.extraction.augmentations}",
         )
+
+    def backbone_store(
+        self, encoder: AlignedEncoder, modality: Modality, level: Level = "high", copy: int | None = None
+    ) -> FeatureStore:
+        """The features that an aligned encoder is made from: those of its backbone, or of the backbone's mid level.
+
+        Where they are stored already, the backbone itself isn't needed.
+
+        Args:
+            encoder: whose backbone.
+            modality: of images or of captions.
+            level: "mid" for what its local branch reads beside them.
+            copy: see `store`.
+
+        Raises:
+            ConfigError: the encoder reads no mid level of this modality.
+            FeatureError, DataError: see `store`.
+        """
+        recorded = encoder.recorded(modality, level)
+        folder = self._folder(recorded.spec, recorded.fingerprint, modality, copy)
+        try:
+            store = FeatureStore.open(folder, expect=recorded.fingerprint)
+        except FeatureError:
+            # Unfinished or damaged: what is missing is extracted.
+            return self.store(encoder.backbone(modality, level), modality, copy)
+        if store.collection != self.source(modality, copy).digest():
+            # Of the collection, or of the augmentation, as it was: what changed is extracted.
+            return self.store(encoder.backbone(modality, level), modality, copy)
+        if not store.rejects():
+            return store
+        try:
+            backbone = encoder.backbone(modality, level)
+        except ModalloyError:
+            return store
+        # What was rejected is tried again.
+        return self.store(backbone, modality, copy)
 
     def augmented(self, encoder: Encoder) -> list[FeatureStore]:
         """An encoder's features of as many augmented copies of the training images as `extraction` says.
@@ -142,27 +178,6 @@ class Collection:
         name = f"{kind}-{fingerprint.digest[:12]}" if colon else spec
         folder = Path(self.features) / re.sub(r"[^A-Za-z0-9._@-]+", "-", name) / modality
         return folder if copy is None else folder / f"augment-{copy}"
-
-    def _backbone_store(self, encoder: AlignedEncoder, modality: Modality, copy: int | None) -> FeatureStore:
-        recorded = encoder.backbones[modality]
-        folder = self._folder(recorded.spec, recorded.fingerprint, modality, copy)
-        try:
-            # The backbone itself isn't needed where its features are stored already.
-            store = FeatureStore.open(folder, expect=recorded.fingerprint)
-        except FeatureError:
-            # Unfinished or damaged: what is missing is extracted.
-            return self.store(encoder.backbone(modality), modality, copy)
-        if store.collection != self.source(modality, copy).digest():
-            # Of the collection, or of the augmentation, as it was: what changed is extracted.
-            return self.store(encoder.backbone(modality), modality, copy)
-        if not store.rejects():
-            return store
-        try:
-            backbone = encoder.backbone(modality)
-        except ModalloyError:
-            return store
-        # What was rejected is tried again.
-        return self.store(backbone, modality, copy)
 
     def paired(self, encoders: Sequence[Encoder], augmented: bool = False) -> PairedFeatures:
         """The image and text features of dual encoders.

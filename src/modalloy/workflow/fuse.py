@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 import torch
 
+from modalloy.data.splits import validation_split
 from modalloy.encoders import Encoder
 from modalloy.encoders.checkpoint import packed_weights
 from modalloy.errors import ConfigError
@@ -43,11 +44,6 @@ _log = logging.getLogger(__name__)
 
 # Of the towers, by the name of their folder.
 _LABELS = {"hada": "HADA", **{name: SHORT_NAMES[name] for name in ("concat-linear", "concat-wide")}}
-
-
-def validation_split(manifest_splits: Sequence[str]) -> str:
-    """The split by which a fusion is chosen: "tune" if there is one, so that "val" is left to the inputs."""
-    return "tune" if "tune" in manifest_splits else "val"
 
 
 class FusionFit:

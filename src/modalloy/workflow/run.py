@@ -12,9 +12,10 @@ from typing import Any, Self
 import torch
 
 from modalloy import __version__
+from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest
 from modalloy.data.build import Reject
-from modalloy.data.splits import draw_splits
+from modalloy.data.splits import draw_splits, validation_split
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import DataError
@@ -25,6 +26,7 @@ from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
+from modalloy.training.align_config import UNFREEZE_DECIDES_NOTHING
 from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import counts_line, open_with_rejects
@@ -32,11 +34,13 @@ from modalloy.workflow.config import InputConfig, RunConfig, features_folder, lo
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import Collection
 from modalloy.workflow.fingerprints import fingerprints
-from modalloy.workflow.fuse import FusionFit, validation_split
+from modalloy.workflow.fuse import FusionFit
 from modalloy.workflow.fusion_config import RANK_AVERAGE, TUNED, UNTRAINED
 from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
+from modalloy.workflow.stages import evaluate_stages
+from modalloy.workflow.stages_config import WEIGHED
 
 _log = logging.getLogger(__name__)
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
@@ -188,8 +192,18 @@ class Run:
         comparison = compare(self.ranks, self.test.caption_image, reference=self._references(), inputs=inputs)
         counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
         regime = self.fits.regime
-        found = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
+        found: dict[str, Any] = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
+        if stages := self._stages():
+            found["stages"] = stages
         return {"test": counts, **comparison.to_dict(), "delivered": self.delivered.name, **found}
+
+    def _stages(self) -> dict[str, Any]:
+        """What each input with a local branch gives on the test split, stage by stage."""
+        return {
+            each.name: evaluate_stages([encoder], self.collection, "test", self.config.stages)
+            for each, encoder in zip(self.config.inputs, self.encoders, strict=True)
+            if isinstance(encoder, AlignedEncoder) and encoder.local is not None
+        }
 
     def _settle_threads(self) -> None:
         """Sets the thread count: the configured one, else the one that the run began with, else PyTorch's.
@@ -306,6 +320,8 @@ class Run:
         for settings, name in later:
             if settings[name] in (None, []):
                 del settings[name]
+        if self.config.stages == WEIGHED:
+            del config["stages"]
         for each in config["inputs"]:
             del each["encoder"], each["image"], each["text"]
             # Reports from before there was a choice stay valid.
@@ -313,6 +329,11 @@ class Run:
                 del each["align"]["split"]
             if each["align"]["local"]["dim"] is None:
                 del each["align"]["local"]
+            if each["align"]["unfreeze"]["epoch"] is None:
+                del each["align"]["unfreeze"]
+            else:
+                for name in UNFREEZE_DECIDES_NOTHING:
+                    del each["align"]["unfreeze"][name]
         return sha256_of_settings(
             {
                 "version": __version__,

@@ -1,143 +1,172 @@
 """What HACAN's stages give on a split: vectors alone, re-ranked by the focal score, and by the cross-layer score."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from modalloy.align import AlignedEncoder
-from modalloy.encoders import Encoder, Level, Modality
-from modalloy.errors import ConfigError, FeatureError
+from modalloy.data.splits import validation_split
+from modalloy.encoders import Encoder
+from modalloy.errors import ConfigError
 from modalloy.evaluation import EmbeddingScores, Ranks, compare, rank_queries
-from modalloy.evaluation.ranks import DIRECTIONS
-from modalloy.fusion import FeatureSet
-from modalloy.search import HierarchicalSearch, HierarchyConfig, Side, StoredTokens
-from modalloy.search.depths import DepthChoice, DepthLadder, choose_depths, stage_ranks
-from modalloy.workflow.evaluate import with_counts
+from modalloy.evaluation.folds import joined_ranks
+from modalloy.evaluation.ranks import DIRECTIONS, Direction
+from modalloy.search import DepthLadder, Fold, HierarchyConfig, choose_depths
+from modalloy.search.depth import Depth, measure_depth
+from modalloy.search.depths import DepthChoice
+from modalloy.search.global_weight import choose_global_weight
+from modalloy.workflow.evaluate import names_of, with_counts
 from modalloy.workflow.features import Collection
-from modalloy.workflow.fuse import validation_split
+from modalloy.workflow.local_features import LocalFeatures
+from modalloy.workflow.stages_config import StagesConfig
 
-CHOSEN, _ALL = "chosen", "all"
+AVERAGE = "average"
+_DEFAULT = StagesConfig()
 
 
-def stages_of(text: str) -> HierarchyConfig | None:
-    """Reads numbers of candidates: "100:20" for the focal and the cross-layer stage, "100" for the focal stage alone.
+@dataclass(frozen=True)
+class StagesFound:
+    """What the stages give for a split, by one encoder or the average of several."""
 
-    With "all:50" the focal stage gets all items, as in HACAN's code.
-
-    Returns:
-        None for "chosen": they are chosen on validation.
-
-    Raises:
-        ConfigError: the text is something else, or the numbers can't be.
-
-    >>> stages_of("100").second is None, stages_of("chosen")
-    (True, None)
-    """
-    if text == CHOSEN:
-        return None
-    counts = text.split(":")
-    all_first = counts[0] == _ALL
-    if len(counts) > 2 or not all(each.isdecimal() for each in counts[all_first:]):
-        raise ConfigError(f"stages are {CHOSEN!r} or numbers of candidates like 100:20, 100, or all:50; got {text!r}.")
-    first = None if all_first else int(counts[0])
-    return HierarchyConfig(first, int(counts[1]) if len(counts) == 2 else None)
+    ranks: dict[str, Ranks]
+    """After each stage."""
+    depths: dict[Direction, Depth]
+    """Recall and times of each direction."""
+    choices: dict[Direction, DepthChoice]
+    """What was measured for the choice of each depth; empty where none was chosen."""
+    global_weight: float
+    """What the vectors' similarity counted."""
 
 
 def evaluate_stages(
-    encoder: Encoder,
-    collection: Collection,
-    split: str = "test",
-    config: HierarchyConfig | None = None,
-    ladder: DepthLadder | None = None,
+    encoders: Sequence[Encoder], collection: Collection, split: str = "test", config: StagesConfig = _DEFAULT
 ) -> dict[str, Any]:
     """Ranks a split stage by stage, a truth that fell out of a stage's candidates being a miss.
 
     Args:
-        encoder: an aligned encoder with a local branch.
-        collection: features that aren't stored yet are extracted.
+        encoders: aligned encoders with local branches; of several each alone, and the average of all.
+        collection: features that aren't stored yet are extracted; choices are made on its split "tune", or "val".
         split: the split to evaluate on.
-        config: the candidates of each stage; by default they are chosen on the split "tune", or "val", for each
-            direction of retrieval (see `choose_depths`).
-        ladder: what to choose from.
+        config: see `StagesConfig`.
 
     Returns:
-        The items counted, each stage's metrics and the differences of the last one's from the others with their
-        intervals, milliseconds a query, and what each depth gave where the depth was chosen; ready for JSON.
+        The items counted, each stage's metrics and the differences of the last one's (of the average, if there is one)
+        from the others with their intervals, milliseconds of a query on its own and in batches, the weights, and what
+        each depth gave where the depth was chosen; ready for JSON.
 
     Raises:
-        ConfigError: the encoder has no local branch, a stage needs a level of tokens that it doesn't read, or the
-            candidates would be chosen on the split itself.
-        DataError: there is no such split, or it has no usable items.
-        FeatureError: an item has embeddings, but no tokens of a level.
+        ConfigError: an encoder has no local branch, is given twice or is called "average", a stage needs a level of
+            tokens that an encoder doesn't read, or something would be chosen on the split itself.
+        DataError: there is no such split, or it has no usable items, or they don't make whole folds.
     """
-    if not isinstance(encoder, AlignedEncoder) or encoder.local is None:
-        raise ConfigError(
-            f"{encoder.spec} has no local branch to re-rank by; align one: modalloy align ... --align.local.dim 256"
-        )
+    line_ups = _line_ups(encoders)
+    features = _features(encoders, collection, split, config)
+    counts = features.counts(split) | ({} if config.fold_size is None else {"fold_size": config.fold_size})
+    found = {name: _found(features, split, config, which) for name, which in line_ups.items()}
+    systems = {_label(name, stage): [ranks] for name, each in found.items() for stage, ranks in each.ranks.items()}
+    comparison = compare(systems, features.paired.split(split).caption_image, reference=list(systems)[-1])
     choose_on = validation_split(list(collection.manifest.counts()))
-    if config is None and choose_on == split:
+    told = {
+        "global_weight": {name or encoders[0].name: each.global_weight for name, each in found.items()},
+        "depths": {
+            _label(name, direction): {"split": choose_on, "system": name, **choice.to_dict()}
+            for name, each in found.items()
+            for direction, choice in each.choices.items()
+        },
+    }
+    return with_counts(split, counts, comparison.to_dict() | _times(found) | told)
+
+
+def rank_stages(
+    encoders: Sequence[Encoder], collection: Collection, split: str = "test", config: StagesConfig = _DEFAULT
+) -> StagesFound:
+    """What `evaluate_stages` measures, of the average of the encoders alone.
+
+    Raises:
+        ConfigError, DataError: see `evaluate_stages`.
+    """
+    return _found(_features(encoders, collection, split, config), split, config, range(len(encoders)))
+
+
+def _features(encoders: Sequence[Encoder], collection: Collection, split: str, config: StagesConfig) -> LocalFeatures:
+    if config.chooses and validation_split(list(collection.manifest.counts())) == split:
         raise ConfigError(
-            f"the candidates would be chosen on {split!r}, the split to evaluate on; give them, such as 100:20."
+            f"{'the candidates' if config.depth is None else 'the weight'} would be chosen on {split!r}, the split to "
+            "evaluate on; give numbers, such as 100:20 candidates and a weight of 0.2."
         )
-    found, caption_image = _search(encoder, collection, split)
-    choices = {} if config else _choices(*_search(encoder, collection, choose_on), ladder or _ladder(encoder))
-    ranks: dict[str, dict[str, Float[Tensor, " queries"]]] = {}
-    milliseconds: dict[str, dict[str, float]] = {}
-    for direction in DIRECTIONS:
-        stages = found(direction, config or choices[direction].chosen.config)
-        images = len(found.images.vectors)
-        for name, each in stage_ranks(stages, caption_image, images, direction).items():
-            ranks.setdefault(name, {})[direction] = each
-        milliseconds[direction] = {stage.name: 1000 * stage.seconds / len(stage.candidates) for stage in stages}
-    systems = {name: [Ranks(**each)] for name, each in ranks.items()}
-    # By the vectors all items are ranked, not only the candidates.
-    systems["global"] = [rank_queries(EmbeddingScores(found.images.vectors, found.captions.vectors), caption_image)]
-    comparison = compare(systems, caption_image, reference=list(systems)[-1])
-    counts = {"images": len(found.images.vectors), "captions": len(found.captions.vectors)}
-    depths = {direction: {"split": choose_on, **choice.to_dict()} for direction, choice in choices.items()}
-    return with_counts(split, counts, comparison.to_dict() | {"milliseconds": milliseconds, "depths": depths})
-
-
-def _choices(
-    search: HierarchicalSearch, caption_image: Int[Tensor, " captions"], ladder: DepthLadder
-) -> dict[str, DepthChoice]:
-    return {direction: choose_depths(search, caption_image, direction, ladder) for direction in DIRECTIONS}
-
-
-def _ladder(encoder: AlignedEncoder) -> DepthLadder:
-    """Without cross-layer terms there is no second number to choose."""
-    assert encoder.local is not None
-    return DepthLadder() if any(not term.focal for term in encoder.local.config.terms) else DepthLadder(second=())
-
-
-def _levels(encoder: AlignedEncoder, modality: Modality) -> list[Level]:
-    return ["high", "mid"] if modality in encoder.mid else ["high"]
-
-
-def _search(
-    encoder: AlignedEncoder, collection: Collection, split: str
-) -> tuple[HierarchicalSearch, Int[Tensor, " captions"]]:
-    """A split's items by their stored vectors and tokens, and the place of each caption's image."""
-    assert encoder.local is not None
     collection.manifest.split(split)  # a misspelt one is found before the work
-    items = collection.paired([encoder]).split(split)
+    return LocalFeatures(encoders, collection)
 
-    def side(modality: Modality, features: FeatureSet, rows: Int[Tensor, " items"]) -> Side:
-        assert encoder.local is not None
-        stores = {
-            level: collection.store(encoder.backbone(modality, level), modality) for level in _levels(encoder, modality)
+
+def _found(features: LocalFeatures, split: str, config: StagesConfig, which: Sequence[int]) -> StagesFound:
+    folds, choices = features.folds(split, config.fold_size, which), dict[Direction, DepthChoice]()
+    depth, validation = config.depth or HierarchyConfig(), list[Fold]()
+    if config.chooses:
+        choose_on = validation_split(list(features.paired.manifest.counts()))
+        validation = features.folds(choose_on, config.fold_size, which)
+    ladder = _ladder(folds, config.ladder)
+    if config.depth is None:
+        most = ladder.cross_candidates[-1] if ladder.cross_candidates else None
+        depth = HierarchyConfig(ladder.focal_candidates[-1], most)
+    weight = config.global_weight
+    depth = replace(
+        depth, global_weight=choose_global_weight(validation, depth)[0] if isinstance(weight, str) else weight
+    )
+    if config.depth is None:
+        choices = {each: choose_depths(validation, each, ladder, depth, config.timed) for each in DIRECTIONS}
+    found = {
+        each: measure_depth(folds, each, choices[each].chosen.config if choices else depth, config.timed)
+        for each in DIRECTIONS
+    }
+    return StagesFound(_ranks(folds, found), found, choices, depth.global_weight)
+
+
+def _ladder(folds: Sequence[Fold], ladder: DepthLadder) -> DepthLadder:
+    """The ladder, without a cross-layer stage where there are no terms for one."""
+    members = folds[0].search.members
+    if any(all(term.focal for term in member.local.terms) for member in members):
+        return replace(ladder, cross_candidates=())
+    return ladder
+
+
+def _times(found: Mapping[str, StagesFound]) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds of each stage of each system, by direction: of a query on its own, and in batches."""
+    return {
+        kind: {
+            direction: {
+                _label(name, stage): time
+                for name, each in found.items()
+                for stage, time in getattr(each.depths[direction], kind).items()
+            }
+            for direction in DIRECTIONS
         }
-        for store in stores.values():
-            if rejected := int((~store.valid[rows]).sum()):
-                raise FeatureError(
-                    f"{store.spec} rejected {rejected} {modality}s that have embeddings; see "
-                    f"{store.folder / 'rejects.jsonl'}, mend them, or leave them out of the collection."
-                )
-        readers = {level: store.tokens for level, store in stores.items()}
-        return Side(features.embeddings(0, rows), StoredTokens(encoder.local, modality, readers, rows))
+        for kind in ("milliseconds", "batched")
+    }
 
-    images = side("image", items.paired.image, items.image_rows)
-    captions = side("text", items.paired.text, items.caption_rows)
-    local = encoder.local.config
-    return HierarchicalSearch(images, captions, local.attention, local.terms), items.caption_image
+
+def _line_ups(encoders: Sequence[Encoder]) -> dict[str, list[int]]:
+    """Which encoders search together, by the name of that; one alone has none."""
+    if len(encoders) == 1:
+        return {"": [0]}
+    names = names_of(encoders)
+    if AVERAGE in names:
+        raise ConfigError(f"no encoder may be called {AVERAGE!r}, which is the name of all together; rename it.")
+    return {name: [place] for place, name in enumerate(names)} | {AVERAGE: list(range(len(names)))}
+
+
+def _label(name: str, of: str) -> str:
+    return f"{name}, {of}" if name else of
+
+
+def _ranks(folds: Sequence[Fold], found: dict[Direction, Depth]) -> dict[str, Ranks]:
+    ranks = {
+        stage: Ranks(**{direction: depth.ranks[stage] for direction, depth in found.items()})
+        for stage in found["text_to_image"].ranks
+    }
+    # By the vectors all items are ranked, not only the candidates.
+    ranks["global"] = joined_ranks(
+        [
+            rank_queries(EmbeddingScores(fold.search.image_vectors, fold.search.caption_vectors), fold.caption_image)
+            for fold in folds
+        ]
+    )
+    return ranks
