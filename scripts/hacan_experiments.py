@@ -134,7 +134,9 @@ class Experiments:
         items = self.collection.paired([self.encoder(next(iter(self.config.alignments)), self.config.seeds[0])])
         test = items.split(self.split)
         counts = {"images": len(test.image_rows), "captions": len(test.caption_rows)}
-        return with_counts(self.split, counts, compare(systems, test.caption_image, self.config.reference).to_dict())
+        # Of some of the alignments alone, a reference may be none.
+        reference = [name for name in self.config.reference if name in systems]
+        return with_counts(self.split, counts, compare(systems, test.caption_image, reference).to_dict())
 
 
 def load(path: str, overrides: Mapping[str, Any]) -> HacanExperiments:

@@ -315,6 +315,6 @@ def test_unknown_choices_are_refused(field):
 def test_hacan_s_own_has_the_published_branch():
     config = AlignConfig.hacan()
     assert config.local == LocalBranchConfig(dim=768, direction="t2i", focal="prob", global_weight=10 / 64)
-    assert config.unfreeze == UnfreezeConfig(epoch=11, learning_rate=1e-4, precision="bf16", crop=0.08)
+    assert config.unfreeze == UnfreezeConfig(epoch=12, learning_rate=1e-4, precision="bf16", crop=0.08)
     assert (config.epochs, config.schedule, config.learning_rate) == (30, "step", 1e-4)
     assert (config.info_nce_warmup, config.loss, config.margin) == (0.0, "gcd", 0.2)

@@ -51,7 +51,7 @@ class UnfreezeConfig:
     """
 
     epoch: int | None = None
-    """The first epoch, from 1, that trains them (HACAN: 11); by default they stay frozen."""
+    """The first epoch, from 1, that trains them (HACAN's code: 12); by default they stay frozen."""
     learning_rate: float = 1e-4
     """Their highest learning rate; it takes the same course as the heads', whose first epochs it misses."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -180,7 +180,7 @@ class AlignConfig:
         published: dict[str, Any] = {
             "info_nce_warmup": 0.0,
             "local": LocalBranchConfig(dim=768),
-            "unfreeze": UnfreezeConfig(epoch=11, precision="bf16", crop=0.08),
+            "unfreeze": UnfreezeConfig(epoch=12, precision="bf16", crop=0.08),
             "dim": 768,
             "image_widths": (1024, 896, 768),
             "text_widths": (768, 768, 768),
