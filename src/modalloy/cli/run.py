@@ -40,9 +40,7 @@ class Run(Verb):
         print_report(result, console)
         for name, staged in result.get("stages", {}).items():
             (weight,) = staged["global_weight"].values()
-            console.print(
-                f"{name}, stage by stage (the embeddings weigh {weight:g}, chosen on validation)", style="bold"
-            )
+            console.print(f"{name}, stage by stage (weight of the embeddings: {weight:g})", style="bold")
             print_report(staged, console)
         folder = result["folder"]
         # Reports from before it was recorded are reused.
