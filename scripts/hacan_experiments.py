@@ -69,6 +69,12 @@ class HacanExperiments:
         for name, members in self.averages.items():
             if unknown := sorted(set(members) - set(self.alignments)):
                 raise ConfigError(f"the average {name!r} is of {unknown[0]!r}, which is no alignment.")
+            if bare := [each for each in members if self.alignments[each].local.dim is None]:
+                raise ConfigError(f"the average {name!r} is of {bare[0]!r}, which has no local branch to average by.")
+
+    def members(self, name: str) -> list[str]:
+        """The alignments that an average is of; an alignment is its own."""
+        return self.averages.get(name, [name])
 
 
 class Experiments:
@@ -99,7 +105,7 @@ class Experiments:
         found: dict[str, list[Ranks]] = {}
         for seed in seeds:
             for name in names:
-                encoders = [self.encoder(each, seed) for each in self.config.averages.get(name, [name])]
+                encoders = [self.encoder(each, seed) for each in self.config.members(name)]
                 for stage, ranks in self._kept_ranks(encoders).items():
                     found.setdefault(f"{name}, {stage}", []).append(ranks)
         return found
@@ -174,8 +180,9 @@ def main(arguments: list[str]) -> None:
         parser.error(f"{options.config} has no alignment or average {unknown[0]!r}")
     experiments = Experiments(config, options.split, options.device)
     if options.align_only:
+        aligned = dict.fromkeys(each for name in names for each in config.members(name))
         for seed in config.seeds:
-            for name in names:
+            for name in aligned:
                 experiments.encoder(name, seed)
         return
     result = experiments.compared(experiments.systems(names, config.seeds))
