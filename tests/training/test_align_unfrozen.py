@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from modalloy.align import AlignedEncoder, LocalConfig, cross_layer_similarity
 from modalloy.data import Manifest
 from modalloy.encoders import Fingerprint, load_encoder
 from modalloy.encoders.mid import MidLevel
-from modalloy.errors import ConfigError, FeatureError
+from modalloy.errors import CheckpointError, ConfigError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import extract
 from modalloy.training import align, trainer
@@ -329,6 +330,15 @@ def test_a_killed_reader_is_explained(manifest, stores, tmp_path, monkeypatch):
     config = dataclasses.replace(changed(epoch=1, workers=1), epochs=1)
     with pytest.raises(FeatureError, match=r"fewer workers \(unfreeze\.workers\)"):
         fit_on_cpu(config, stores, manifest, tmp_path)
+
+
+def test_a_cut_checkpoint_is_named(manifest, stores, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    (path,) = (tmp_path / "run/checkpoints").iterdir()
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"{path} can't be read as a training checkpoint"):
+        fit_on_cpu(CONFIG, stores, manifest, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
