@@ -29,6 +29,17 @@ class StagesConfig:
     timed: int = TIMED_QUERIES
     """How many queries are timed one by one, at each depth."""
 
+    def __post_init__(self) -> None:
+        for name in ("fold_size", "timed"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ConfigError(f"{name} must be at least 1, got {count}.")
+        if isinstance(self.global_weight, str):
+            if self.global_weight != CHOSEN:
+                raise ConfigError(f"global_weight must be a number or {CHOSEN!r}, got {self.global_weight!r}.")
+        else:
+            HierarchyConfig(global_weight=self.global_weight)
+
     @property
     def chooses(self) -> bool:
         """Whether anything is chosen on validation."""
