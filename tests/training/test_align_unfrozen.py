@@ -180,15 +180,15 @@ def test_what_decides_nothing_changes_nothing(manifest, stores, whole, tmp_path,
 
 
 def test_in_bfloat16_it_comes_to_nearly_the_same(manifest, stores, whole, tmp_path, monkeypatch):
-    loss, rough = Alignment._loss, []
+    loss, in_bf16 = Alignment._loss, []
 
     def note(self, score, image, text, same):
-        rough.append(torch.is_autocast_enabled("cpu") or {score.dtype, image.dtype, text.dtype} != {torch.float32})
+        in_bf16.append(torch.is_autocast_enabled("cpu") or {score.dtype, image.dtype, text.dtype} != {torch.float32})
         return loss(self, score, image, text, same)
 
     monkeypatch.setattr(Alignment, "_loss", note)
     fit_on_cpu(changed(precision="bf16"), stores, manifest, tmp_path)
-    assert rough and not any(rough)
+    assert in_bf16 and not any(in_bf16)
     exact, rough = logged(whole), logged(tmp_path)
     assert rough[:2] == exact[:2]
     assert rough[3]["loss"] != exact[3]["loss"]
