@@ -135,9 +135,10 @@ class Experiments:
         stages = StagesConfig(self.config.depth, weight, timed=1)
         return rank_stages(encoders, self.collection, self.split, stages).ranks
 
-    def compared(self, systems: Mapping[str, Sequence[Ranks]]) -> dict[str, Any]:
-        """The table of the systems, ready for JSON."""
-        items = self.collection.paired([self.encoder(next(iter(self.config.alignments)), self.config.seeds[0])])
+    def compared(self, names: Sequence[str]) -> dict[str, Any]:
+        """The table of alignments and averages, ready for JSON."""
+        systems = self.systems(names, self.config.seeds)
+        items = self.collection.paired([self.encoder(self.config.members(names[0])[0], self.config.seeds[0])])
         test = items.split(self.split)
         counts = {"images": len(test.image_rows), "captions": len(test.caption_rows)}
         # Of some of the alignments alone, a reference may be none.
@@ -185,7 +186,7 @@ def main(arguments: list[str]) -> None:
             for name in aligned:
                 experiments.encoder(name, seed)
         return
-    result = experiments.compared(experiments.systems(names, config.seeds))
+    result = experiments.compared(names)
     if options.json:
         print(json.dumps(result))
     else:

@@ -70,6 +70,8 @@ def test_ranks_are_those_of_the_evaluation_and_are_kept(tiny_collection, finishe
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(settings))
     hacan_experiments.main([str(path), "--align_only", "--only", "words"])
+    hacan_experiments.main([str(path), "--only", "words", "--seeds", "0"])
+    assert {each.name for each in (tmp_path / "aligned").iterdir()} == {"words-0", "words-1", "ranks"}
     hacan_experiments.main([str(path), "--only", "heads alone", "--seeds", "0"])
     hacan_experiments.main([str(path), "--json"])
     *_, line = capsys.readouterr().out.splitlines()
