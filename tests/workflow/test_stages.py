@@ -249,6 +249,20 @@ def test_stages_that_are_no_numbers_are_refused(text):
         stages_of(text)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timed": 0}, "timed must be at least 1, got 0"),
+        ({"fold_size": 0}, "fold_size must be at least 1, got 0"),
+        ({"global_weight": -0.1}, r"global_weight must be 0 or more, got -0\.1"),
+        ({"global_weight": float("nan")}, "global_weight must be 0 or more, got nan"),
+    ],
+)
+def test_impossible_settings_are_refused_when_they_are_read(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        StagesConfig(**settings)
+
+
 def test_stages_are_read():
     assert stages_of("all:50") == HierarchyConfig(None, 50) and stages_of("100") == HierarchyConfig(100, None)
     assert stages_of("100:20") == HierarchyConfig(100, 20) and stages_of("chosen") is None
