@@ -34,7 +34,7 @@ def test_only_the_wanted_level_is_read():
         raise AssertionError("read without need")
 
     read = {"high": lambda rows: (torch.ones(len(rows), 5).half(), torch.ones(len(rows)).long()), "mid": refuse}
-    source = StoredTokens(branch(), "text", read, torch.arange(2))
+    source = StoredTokens("text", read, torch.arange(2))
     assert set(source.read(torch.tensor([1]), ["high"])) == {"high"}
 
 
@@ -59,7 +59,7 @@ def test_sources_without_levels_or_of_unequal_items_are_refused():
         return Tokens(torch.ones(items, 1, 2), torch.ones(items, 1, dtype=torch.bool))
 
     with pytest.raises(ConfigError, match="at least one level"):
-        StoredTokens(branch(), "text", {}, torch.arange(2))
+        StoredTokens("text", {}, torch.arange(2))
     with pytest.raises(ConfigError, match="at least one level"):
         HeldTokens({})
     with pytest.raises(DataError, match="'high': 2, 'mid': 3"):

@@ -1,15 +1,17 @@
 """A split ranked stage by stage by HACAN's local branch, against the stages taken by hand from the stores."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from modalloy import align_backbones
-from modalloy.align import AlignedEncoder, cross_layer_similarity
+from modalloy.align import AlignedEncoder, LocalLevel, cross_layer_similarity
 from modalloy.align.cross_layer import CROSS_LAYER, FOCAL
 from modalloy.data import Manifest
-from modalloy.errors import ConfigError, DataError
+from modalloy.encoders import Encoded
+from modalloy.errors import ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_in_folds, rank_queries
 from modalloy.features import FeatureStore
 from modalloy.report.table import systems_table
@@ -241,6 +243,44 @@ def test_stored_features_suffice_where_the_backbones_are_missing(encoder, own, m
     monkeypatch.setattr("modalloy.align.encoder.load_encoder", missing)
     again = AlignedEncoder.from_pretrained(encoder.spec.removeprefix("hacan:"))
     assert evaluate_stages([again], own, "test", HierarchyConfig(5, 2))["systems"] == known["systems"]
+
+
+def test_tokens_are_mapped_once_ever_wherever_the_encoder_is(encoder, own, tmp_path, monkeypatch):
+    everything = HierarchyConfig(1000, 1000)
+    known = evaluate_stages([encoder], own, "test", everything)["systems"]
+    whole = {level: LocalLevel(encoder, level) for level in ("high", "mid")}
+    rows = own.paired([encoder]).split("test").image_rows
+    for level, mapped in whole.items():
+        store = FeatureStore.open(own.folder(mapped, "image") / "test", expect=mapped.fingerprint("image"))
+        packed, _ = store.tokens()
+        tokens, lengths = own.store(encoder.backbone("image", level), "image").tokens(rows)
+        exact = mapped.project("image", Encoded(torch.ones(len(rows), 1), tokens.float(), lengths))
+        torch.testing.assert_close(packed.float(), exact.tokens, rtol=1e-3, atol=1e-6)
+
+    def refuse(*_):
+        raise AssertionError("mapped again")
+
+    shutil.copytree(encoder.spec.removeprefix("hacan:"), tmp_path / "moved")
+    moved = AlignedEncoder.from_pretrained(tmp_path / "moved")
+    changed = AlignedEncoder.from_pretrained(tmp_path / "moved")
+    changed.local.image_high.weight.data[0, 0] += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalLevel, "project", refuse)
+        for each in (encoder, moved):
+            assert evaluate_stages([each], own, "test", everything)["systems"] == known
+        with pytest.raises(AssertionError, match="mapped again"):
+            evaluate_stages([changed], own, "test", everything)
+    # Both stay, each in a place of its own.
+    assert evaluate_stages([changed], own, "test", everything)["systems"]["focal"] != known["focal"]
+    assert evaluate_stages([encoder], own, "test", everything)["systems"] == known
+
+
+def test_a_token_that_float16_cannot_hold_is_told(encoder, own, tmp_path):
+    shutil.copytree(encoder.spec.removeprefix("hacan:"), tmp_path / "large")
+    large = AlignedEncoder.from_pretrained(tmp_path / "large")
+    large.local.text_mid.bias.data[0] = 70000.0
+    with pytest.raises(FeatureError, match=r"local-mid:hacan:.*beyond float16\) of '.*#0', where finite numbers"):
+        evaluate_stages([large], own, "test", HierarchyConfig(5, 2))
 
 
 @pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5", "5:all"])
