@@ -6,10 +6,9 @@ Random tokens in real stores, in HACAN's sizes: 49 regions of either level, capt
 to 768 once, into stores of their own; that is timed apart and counted nowhere. All systems take float32; times are of
 one thread's processor, medians over rounds in which all take turns. "full" scores all captions with a sample of the
 images by all terms, by the package's kernels, and its time is scaled to all images; "caption loop" is HACAN's way, one
-caption after the other (see local_similarity.py), scaled from a smaller sample. "mapped store" reads the images' tokens
-from the stores, "held" from memory. Shrunk, a gallery has a larger share of candidates, and ratios are smaller. Random
-tokens tell nothing of recall: `modalloy evaluate hacan:RUN ... --stages chosen` measures it on real features, at every
-depth.
+caption after the other (see local_similarity.py), scaled from a smaller sample. Shrunk, a gallery has a larger share of
+candidates, and ratios are smaller. Random tokens tell nothing of recall: `modalloy evaluate hacan:RUN ... --stages
+chosen` measures it on real features, at every depth.
 """
 
 import argparse
@@ -121,15 +120,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         images, captions = (side(Path(name), modality, encoder, found) for modality, found in stores.items())
         mapping = time.process_time() - start
         assert encoder.local is not None
-        kinds = {"mapped store": images, "held": Side(images.vectors, images.tokens.held())}
+        search = HierarchicalSearch(Member(images, captions, encoder.local.config))
         steps: dict[str, Step] = {
             "caption loop": partial(looped, captions.tokens, images.tokens, small),
             "full": partial(full_cross_attention, captions.tokens, images.tokens, sample),
         }
         for first, second in options.depths:
-            for kind, found in kinds.items():
-                search = HierarchicalSearch(Member(found, captions, encoder.local.config))
-                steps[f"{first}:{second}, {kind}"] = partial(search, "text_to_image", HierarchyConfig(first, second))
+            steps[f"{first}:{second}, mapped store"] = partial(search, "text_to_image", HierarchyConfig(first, second))
         times = measure(steps, options.rounds, time.process_time, warm_up=False)
     scales = {"caption loop": n_items * n_queries / (small[0] * small[1]), "full": n_items / sample}
     times = {name: [scales.get(name, 1) * each for each in found] for name, found in times.items()}
@@ -153,7 +150,9 @@ def show(result: dict[str, Any]) -> None:
         line = f"  {name:24} {seconds:8.1f} s"
         if name in result["ratios"]:
             loop, full = (result["ratios"][name][slow] for slow in ("caption loop", "full"))
-            line += f", {full:5.1f}x full (goal {GOAL:g}x: {'held' if full >= GOAL else 'missed'}), {loop:.0f}x the loop"
+            line += (
+                f", {full:5.1f}x full (goal {GOAL:g}x: {'held' if full >= GOAL else 'missed'}), {loop:.0f}x the loop"
+            )
         else:
             line += ", scaled from a sample"
         print(line)

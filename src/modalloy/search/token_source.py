@@ -16,7 +16,6 @@ from modalloy.features import pad
 ReadTokens = Callable[[Int[Tensor, "batch"]], tuple[Float[Tensor, "packed width"], Int[Tensor, "batch"]]]
 """Packed tokens of some rows, and how many each has: `FeatureStore.tokens`."""
 
-_BATCH = 256
 _CPU = torch.device("cpu")
 
 
@@ -92,18 +91,9 @@ class StoredTokens:
             padded[level] = pad(packed.to(self._device), lengths)
         return {level: _wide(tokens) for level, tokens in compared_levels(self._modality, padded).items()}
 
-    def held(self, dtype: torch.dtype = torch.float16) -> "HeldTokens":
-        """Reads and maps all items, and keeps the result: for a gallery that answers many queries.
-
-        Mapping an image takes as long as scoring some dozen pairs with it. In float16 5,000 images of 49 tokens, 768
-        wide, take 376 MB a level.
-        """
-        batches = [self.read(items, self.levels) for items in torch.arange(len(self)).split(_BATCH)]
-        return HeldTokens({level: _joined([batch[level] for batch in batches], dtype) for level in self.levels})
-
 
 class HeldTokens:
-    """Tokens that lie in memory, already mapped: those of a new query, or `StoredTokens.held` of a gallery.
+    """Tokens that lie in memory, already mapped, such as those of new queries.
 
     Args:
         levels: padded tokens of each level, as `LocalBranch.project` gives them.
@@ -144,11 +134,6 @@ class HeldTokens:
             _require_level(level, self._levels)
             found[level] = _wide(self._levels[level][items.to(self._levels[level].mask.device)])
         return found
-
-
-def _joined(batches: list[Tokens], dtype: torch.dtype) -> Tokens:
-    packed = torch.cat([tokens.values[tokens.mask].to(dtype) for tokens in batches])
-    return Tokens(*pad(packed, torch.cat([tokens.mask.sum(1) for tokens in batches])))
 
 
 def _wide(tokens: Tokens) -> Tokens:

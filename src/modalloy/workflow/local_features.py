@@ -95,12 +95,13 @@ class LocalFeatures:
         encoder = self.encoders[place]
         assert encoder.local is not None
         config, device = encoder.local.config, encoder.device
+        all_rows: dict[Modality, Tensor] = {"image": items.image_rows, "text": items.caption_rows}
         readers = {
             modality: {
                 level: self._mapped(store, LocalLevel(encoder, level), split, rows).tokens
                 for level, store in self._stores[modality][place].items()
             }
-            for modality, rows in (("image", items.image_rows), ("text", items.caption_rows))
+            for modality, rows in all_rows.items()
         }
 
         def side(modality: Modality, vectors: Float[Tensor, "items dim"], places: slice) -> Side:
