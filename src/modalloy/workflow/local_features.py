@@ -14,6 +14,7 @@ from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError
 from modalloy.evaluation.folds import fold_slices
 from modalloy.features import FeatureStore, derive_tokens
+from modalloy.files import sha256_of_text
 from modalloy.fusion import FeatureSet, PairedFeatures, SplitFeatures
 from modalloy.search import Fold, HierarchicalSearch, Member, Side, StoredTokens
 from modalloy.workflow.features import Collection
@@ -61,7 +62,7 @@ class LocalFeatures:
         """
         items = self.paired.split(split)
         images, captions = len(items.image_rows), len(items.caption_rows)
-        members = [self._member(each, split, items) for each in which]
+        members = [self._member(each, items) for each in which]
         slices = [(slice(0, images), slice(0, captions))]
         if fold_size is not None:
             slices = fold_slices(items.caption_image, images, fold_size)
@@ -90,7 +91,7 @@ class LocalFeatures:
             )
         return counts
 
-    def _member(self, place: int, split: str, items: SplitFeatures) -> Callable[[slice, slice], Member]:
+    def _member(self, place: int, items: SplitFeatures) -> Callable[[slice, slice], Member]:
         """What makes a member of some of a split's images and captions; what isn't mapped yet is mapped first."""
         encoder = self.encoders[place]
         assert encoder.local is not None
@@ -98,7 +99,7 @@ class LocalFeatures:
         all_rows: dict[Modality, Tensor] = {"image": items.image_rows, "text": items.caption_rows}
         readers = {
             modality: {
-                level: self._mapped(store, LocalLevel(encoder, level), split, rows).tokens
+                level: self._mapped(store, LocalLevel(encoder, level), rows).tokens
                 for level, store in self._stores[modality][place].items()
             }
             for modality, rows in all_rows.items()
@@ -112,8 +113,10 @@ class LocalFeatures:
         captions = self.paired.text.embeddings(place, items.caption_rows)
         return lambda of, to: Member(side("image", images, of), side("text", captions, to), config)
 
-    def _mapped(self, store: FeatureStore, level: LocalLevel, split: str, rows: Int[Tensor, " items"]) -> FeatureStore:
-        folder = self._collection.folder(level, store.modality) / split
+    def _mapped(self, store: FeatureStore, level: LocalLevel, rows: Int[Tensor, " items"]) -> FeatureStore:
+        # Splits can be drawn anew, and other encoders beside this one may leave out other items: none replaces another.
+        items = sha256_of_text("\n".join(store.ids[row] for row in rows.tolist()))
+        folder = self._collection.folder(level, store.modality) / f"items-{items[:12]}"
         return derive_tokens(store, rows, level, folder, partial(level.project, store.modality))
 
 
