@@ -42,7 +42,7 @@ from modalloy.memory import keep_freed_memory
 from modalloy.search import HierarchicalSearch, HierarchyConfig, Member, Side, StoredTokens, TokenSource
 
 GOAL, REGIONS, SHORTEST, LONGEST, BLOCK = 30.0, 49, 8, 32, 256
-LEVELS, LOOPED = ("high", "mid"), (64, 64)
+LEVELS, LOOPED = ("high", "mid"), (128, 64)
 
 
 def random_stores(folder: Path, rows: dict[str, int], width: int) -> dict[str, dict[str, FeatureStore]]:

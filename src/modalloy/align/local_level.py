@@ -30,6 +30,15 @@ class LocalLevel(Encoder):
 
     Raises:
         ConfigError: there is no local branch, or it reads no such level.
+
+    >>> from modalloy.align import Backbone, GlobalHead, HeadConfig, LocalBranch, LocalConfig
+    >>> print_of = lambda name: Fingerprint(name, "1", "a" * 64, "b" * 64)
+    >>> backbones = {each: Backbone(f"my-{each}s", print_of(each), 3) for each in ("image", "text")}
+    >>> heads = {each: GlobalHead(HeadConfig(3, (2,))) for each in backbones}
+    >>> encoder = AlignedEncoder(backbones, heads, local=LocalBranch(LocalConfig(3, None, 3, None, dim=4)))
+    >>> stored = Encoded(torch.eye(1), torch.randn(5, 3), torch.tensor([5]))
+    >>> LocalLevel(encoder, "high").project("image", stored).tokens.shape
+    torch.Size([5, 4])
     """
 
     def __init__(self, encoder: AlignedEncoder, level: Level) -> None:
