@@ -1,15 +1,16 @@
 """A split ranked stage by stage by HACAN's local branch, against the stages taken by hand from the stores."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from modalloy import align_backbones
-from modalloy.align import AlignedEncoder, cross_layer_similarity
+from modalloy.align import AlignedEncoder, LocalLevel, cross_layer_similarity
 from modalloy.align.cross_layer import CROSS_LAYER, FOCAL
 from modalloy.data import Manifest
-from modalloy.errors import ConfigError, DataError
+from modalloy.errors import ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_in_folds, rank_queries
 from modalloy.features import FeatureStore
 from modalloy.report.table import systems_table
@@ -20,6 +21,7 @@ from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 from modalloy.workflow import stages
 from modalloy.workflow.evaluate import evaluate
 from modalloy.workflow.features import Collection
+from modalloy.workflow.local_features import LocalFeatures
 from modalloy.workflow.stages_config import StagesConfig, stages_of
 
 
@@ -241,6 +243,49 @@ def test_stored_features_suffice_where_the_backbones_are_missing(encoder, own, m
     monkeypatch.setattr("modalloy.align.encoder.load_encoder", missing)
     again = AlignedEncoder.from_pretrained(encoder.spec.removeprefix("hacan:"))
     assert evaluate_stages([again], own, "test", HierarchyConfig(5, 2))["systems"] == known["systems"]
+
+
+def image_tokens(encoder, own):
+    (fold,) = LocalFeatures([encoder], own).folds("test", None, [0])
+    tokens = fold.search.members[0].images.tokens
+    return tokens.read(torch.arange(len(tokens)), ("high", "mid"))
+
+
+def test_tokens_are_mapped_once_ever_wherever_the_encoder_is(encoder, own, tmp_path, monkeypatch):
+    known, rows = image_tokens(encoder, own), own.paired([encoder]).split("test").image_rows
+    for level, tokens in known.items():
+        exact = encoder.project_tokens(
+            "image", {level: own.store(encoder.backbone("image", level), "image").tokens(rows)}
+        )
+        torch.testing.assert_close(tokens.values, exact[level].values, rtol=1e-3, atol=1e-6)
+
+    def refuse(*_):
+        raise AssertionError("mapped again")
+
+    shutil.copytree(encoder.spec.removeprefix("hacan:"), tmp_path / "moved")
+    moved, changed = (AlignedEncoder.from_pretrained(tmp_path / "moved") for _ in range(2))
+    changed.local.image_high.weight.data[0, 0] += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalLevel, "project", refuse)
+        for each in (encoder, moved):
+            assert all(
+                torch.equal(found.values, known[level].values) for level, found in image_tokens(each, own).items()
+            )
+        with pytest.raises(AssertionError, match="mapped again"):
+            image_tokens(changed, own)
+    # Both stay, each in a place of its own, and what hasn't changed serves both.
+    other = image_tokens(changed, own)
+    assert torch.equal(other["mid"].values, known["mid"].values)
+    assert not torch.equal(other["high"].values, known["high"].values)
+    assert torch.equal(image_tokens(encoder, own)["high"].values, known["high"].values)
+
+
+def test_a_token_that_float16_cannot_hold_is_told(encoder, own, tmp_path):
+    shutil.copytree(encoder.spec.removeprefix("hacan:"), tmp_path / "large")
+    large = AlignedEncoder.from_pretrained(tmp_path / "large")
+    large.local.image_mid.bias.data[0] = 70000.0
+    with pytest.raises(FeatureError, match=r"local-mid:hacan:.*beyond float16\) of '[^#]*', where finite numbers"):
+        image_tokens(large, own)
 
 
 @pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5", "5:all"])
