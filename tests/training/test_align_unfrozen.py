@@ -225,6 +225,19 @@ def test_the_schedule_goes_on_where_it_was(manifest, stores, tmp_path, monkeypat
         assert (backbone, biases) == pytest.approx((heads / 10, heads / 10))
 
 
+def test_the_warm_up_is_a_share_of_all_epochs(manifest, stores, tmp_path, monkeypatch):
+    global_loss, seen = Alignment._global_loss, set()
+
+    def note(self, *pairs):
+        seen.add((self.current_epoch, self._warming_up()))
+        return global_loss(self, *pairs)
+
+    monkeypatch.setattr(Alignment, "_global_loss", note)
+    config = dataclasses.replace(CONFIG, info_nce_warmup=0.75, local=LocalBranchConfig())
+    fit_on_cpu(config, stores, manifest, tmp_path)
+    assert seen == {(0, True), (1, True), (2, True), (3, False)}
+
+
 def test_another_backbone_rate_goes_on_from_the_same_frozen_part(manifest, stores, tmp_path):
     first = weights(fit_on_cpu(CONFIG, stores, manifest, tmp_path))
     frozen = (tmp_path / "frozen/metrics.jsonl").stat().st_mtime_ns

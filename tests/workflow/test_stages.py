@@ -17,6 +17,7 @@ from modalloy.report.table import systems_table
 from modalloy.search import HierarchyConfig
 from modalloy.search.depths import DepthLadder
 from modalloy.search.global_weight import WEIGHTS
+from modalloy.training.align import fit_aligner
 from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 from modalloy.workflow import stages
 from modalloy.workflow.evaluate import evaluate
@@ -179,6 +180,17 @@ def test_the_average_and_each_alone_have_depths_of_their_own(encoder, other, own
     assert len(result["depths"]) == 6
     choice = result["depths"]["average, text_to_image"]
     assert (choice["system"], choice["split"], choice["recall"]) == ("average", "tune", 1.0)
+
+
+def test_an_average_has_the_stages_that_all_its_encoders_have(encoder, own, tmp_path):
+    stores = [own.store(encoder.backbone(modality), modality) for modality in ("image", "text")]
+    focal = fit_aligner(TINY, *stores, own.manifest, tmp_path, name="focal")
+    result = evaluate_stages([encoder, focal], own, "test", ladder=DepthLadder((2,), (1,)))
+    of_each = [("global", "focal", "cross-layer"), ("global", "focal"), ("global", "focal")]
+    names = (encoder.name, "focal", "average")
+    assert list(result["systems"]) == [
+        f"{name}, {stage}" for name, stages in zip(names, of_each, strict=True) for stage in stages
+    ]
 
 
 def test_an_encoder_twice_or_called_average_is_refused(encoder, own, other, monkeypatch):
