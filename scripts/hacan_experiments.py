@@ -69,6 +69,12 @@ class HacanExperiments:
         for name, members in self.averages.items():
             if unknown := sorted(set(members) - set(self.alignments)):
                 raise ConfigError(f"the average {name!r} is of {unknown[0]!r}, which is no alignment.")
+            if bare := [each for each in members if self.alignments[each].local.dim is None]:
+                raise ConfigError(f"the average {name!r} is of {bare[0]!r}, which has no local branch to average by.")
+
+    def members(self, name: str) -> list[str]:
+        """The alignments that an average is of; an alignment is its own."""
+        return self.averages.get(name, [name])
 
 
 class Experiments:
@@ -99,7 +105,7 @@ class Experiments:
         found: dict[str, list[Ranks]] = {}
         for seed in seeds:
             for name in names:
-                encoders = [self.encoder(each, seed) for each in self.config.averages.get(name, [name])]
+                encoders = [self.encoder(each, seed) for each in self.config.members(name)]
                 for stage, ranks in self._kept_ranks(encoders).items():
                     found.setdefault(f"{name}, {stage}", []).append(ranks)
         return found
@@ -129,9 +135,10 @@ class Experiments:
         stages = StagesConfig(self.config.depth, weight, timed=1)
         return rank_stages(encoders, self.collection, self.split, stages).ranks
 
-    def compared(self, systems: Mapping[str, Sequence[Ranks]]) -> dict[str, Any]:
-        """The table of the systems, ready for JSON."""
-        items = self.collection.paired([self.encoder(next(iter(self.config.alignments)), self.config.seeds[0])])
+    def compared(self, names: Sequence[str]) -> dict[str, Any]:
+        """The table of alignments and averages, ready for JSON."""
+        systems = self.systems(names, self.config.seeds)
+        items = self.collection.paired([self.encoder(self.config.members(names[0])[0], self.config.seeds[0])])
         test = items.split(self.split)
         counts = {"images": len(test.image_rows), "captions": len(test.caption_rows)}
         # Of some of the alignments alone, a reference may be none.
@@ -174,11 +181,12 @@ def main(arguments: list[str]) -> None:
         parser.error(f"{options.config} has no alignment or average {unknown[0]!r}")
     experiments = Experiments(config, options.split, options.device)
     if options.align_only:
+        aligned = dict.fromkeys(each for name in names for each in config.members(name))
         for seed in config.seeds:
-            for name in names:
+            for name in aligned:
                 experiments.encoder(name, seed)
         return
-    result = experiments.compared(experiments.systems(names, config.seeds))
+    result = experiments.compared(names)
     if options.json:
         print(json.dumps(result))
     else:

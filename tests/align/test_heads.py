@@ -42,6 +42,16 @@ def test_the_center_is_taken_off_the_embedding():
     torch.testing.assert_close(head(embedding), expected)
 
 
+def test_under_autocast_the_output_is_in_float32_and_of_unit_norm():
+    torch.manual_seed(0)
+    head, embedding = GlobalHead(HeadConfig(64, (32,))).eval(), unit(3, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(embedding)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(3))
+    torch.testing.assert_close(found, head(embedding), atol=0.01, rtol=0)
+
+
 def test_dropout_acts_after_the_first_layer_and_only_in_training():
     torch.manual_seed(0)
     head = GlobalHead(HeadConfig(5, (50, 4), dropout=0.5))

@@ -34,11 +34,13 @@ def test_that_side_is_shared_which_saves_more_tokens():
 @pytest.mark.parametrize("focal", [None, "equal", "prob"])
 @pytest.mark.parametrize("longer", ["images", "captions"])
 @pytest.mark.parametrize("reused", [Tokens, ReusedTokens])
-def test_scores_of_groups_are_those_of_loops(direction, focal, longer, reused):
+@pytest.mark.parametrize("gaps", [False, True])
+def test_scores_of_groups_are_those_of_loops(direction, focal, longer, reused, gaps):
     torch.manual_seed(0)
 
     def tokens(items: int, longest: int) -> Tokens:
-        mask = torch.arange(longest) < torch.randint(0, longest + 1, (items, 1))
+        ends = torch.randint(0, longest + 1, (items, longest if gaps else 1))
+        mask = torch.arange(longest) < ends
         values = torch.randn(items, longest, 5, dtype=torch.float64)
         return reused(values.masked_fill(~mask[:, :, None], torch.nan), mask)
 

@@ -78,7 +78,7 @@ def test_inputs_with_a_local_branch_are_shown_stage_by_stage(capsys, finished_ru
     for name, staged in stages.items():
         assert list(staged["systems"]) == ["global", "focal", "cross-layer"]
         (weight,) = staged["global_weight"].values()
-        assert f"{name}, stage by stage (the embeddings weigh {weight:g}, chosen on validation)" in out
+        assert f"{name}, stage by stage (the embeddings weigh {weight:g})" in out
         assert f"<h3>{name}</h3>" in page
     assert 'id="stages"' in page and 'id="words"' in page
 

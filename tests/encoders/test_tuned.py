@@ -203,6 +203,23 @@ def test_a_damaged_configuration_is_refused(tuned: Path) -> None:
         load_encoder("tuned:")
 
 
+@pytest.mark.parametrize("spec", ["tuned:.", "mid:tuned:."])
+def test_a_base_that_is_tuned_is_refused(tuned: Path, spec: str) -> None:
+    path = tuned / "config.json"
+    recorded = json.loads(path.read_text())
+    path.write_text(json.dumps({**recorded, "base": {**recorded["base"], "spec": spec}}))
+    with pytest.raises(CheckpointError, match=rf"names (mid:)?tuned:{tuned} as the base, which can't be one"):
+        load_encoder(f"tuned:{tuned}")
+
+
+def test_activations_are_computed_again_in_the_base_s_way(tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, asked = load_encoder(f"tuned:{tuned}"), []
+    assert isinstance(encoder, TunedEncoder)
+    monkeypatch.setattr(encoder.base, "recompute_activations", asked.append)
+    encoder.recompute_activations("text")
+    assert asked == ["text"]
+
+
 def test_weights_of_another_network_are_refused(tuned: Path) -> None:
     TunedEncoder.save(load_encoder(spec_of("vit", tuned.parent / "vit")), tuned.parent / "other")
     recorded = {name: json.loads((tuned.parent / name / "config.json").read_text()) for name in ("tuned", "other")}

@@ -41,6 +41,7 @@ def results() -> dict[str, object]:
                 },
                 "differences": [{"a": "focal", "b": "global", "rsum": 30.0, "low": 12.5, "high": 42.5}],
                 "level": 0.95,
+                "global_weight": {"Encoder <A>": 0.5},
             }
         },
     }

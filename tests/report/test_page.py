@@ -81,6 +81,7 @@ def test_a_full_report_has_every_section_and_every_link_leads_to_one(content: Re
 
 def test_the_stages_of_an_input_stand_in_a_table_of_their_own(content: ReportContent):
     page = Page(render_report(content))
+    assert "Weight of the embeddings in the later stages: 0.5." in page.text
     assert "Encoder <A>" in page.text and "focal beats global by 30.0 points" in page.text
     assert page.row("focal")[-2:] == ["270.0", ""]
     # Where no oracle is, nothing is said of its headroom.

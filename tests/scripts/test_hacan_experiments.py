@@ -34,7 +34,23 @@ def test_the_configuration_is_whole_and_opens_with_its_command():
 
 def test_an_average_of_what_is_not_aligned_is_refused():
     with pytest.raises(ConfigError, match="the average 'both' is of 'b', which is no alignment"):
-        hacan_experiments.load(CONFIG, {"averages": {"both": ["heads alone", "b"]}})
+        hacan_experiments.load(CONFIG, {"averages": {"both": ["words to regions", "b"]}})
+
+
+def test_an_average_of_what_has_no_local_branch_is_refused():
+    with pytest.raises(ConfigError, match="the average 'both' is of 'heads alone', which has no local branch"):
+        hacan_experiments.load(CONFIG, {"averages": {"both": ["heads alone", "words to regions"]}})
+
+
+@pytest.mark.parametrize("only", [[], ["--only", "both directions", "words to regions"]])
+def test_each_alignment_is_trained_once_a_seed_those_of_averages_too(monkeypatch, only):
+    trained = []
+    monkeypatch.setattr(hacan_experiments.Experiments, "__init__", lambda self, config, split, device: None)
+    monkeypatch.setattr(hacan_experiments.Experiments, "encoder", lambda self, *which: trained.append(which))
+    hacan_experiments.main([str(CONFIG), "--align_only", "--seeds", "0", "1", *only])
+    names = list(hacan_experiments.load(CONFIG, {}).alignments)
+    expected = names if not only else ["words to regions", "regions to words"]
+    assert trained == [(name, seed) for seed in (0, 1) for name in expected]
 
 
 @pytest.mark.slow
@@ -54,6 +70,8 @@ def test_ranks_are_those_of_the_evaluation_and_are_kept(tiny_collection, finishe
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(settings))
     hacan_experiments.main([str(path), "--align_only", "--only", "words"])
+    hacan_experiments.main([str(path), "--only", "words", "--seeds", "0"])
+    assert {each.name for each in (tmp_path / "aligned").iterdir()} == {"words-0", "words-1", "ranks"}
     hacan_experiments.main([str(path), "--only", "heads alone", "--seeds", "0"])
     hacan_experiments.main([str(path), "--json"])
     *_, line = capsys.readouterr().out.splitlines()

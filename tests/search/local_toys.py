@@ -1,6 +1,6 @@
 """Small stores of ragged random tokens, and local scores of theirs by loops over pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from modalloy.features.shard import Shard
 from modalloy.features.store_manifest import Description
 from modalloy.features.writer import StoreWriter, shard_ranges
 from modalloy.search.member import Member, Side
-from modalloy.search.token_source import StoredTokens
+from modalloy.search.token_source import ReadTokens, StoredTokens
 
 WIDTHS: dict[Modality, dict[Level, int]] = {"image": {"high": 4, "mid": 3}, "text": {"high": 5, "mid": 6}}
 
@@ -57,8 +57,21 @@ def stored(
     """Tokens of `which` of `rows` items (by default all), and their stores."""
     torch.manual_seed(len(modality))
     stores = {level: store(folder / f"{modality}-{level}", modality, level, rows) for level in levels}
-    readers = {level: each.tokens for level, each in stores.items()}
-    return StoredTokens(branch(), modality, readers, torch.tensor(range(rows) if which is None else which)), stores
+    rows_of = torch.tensor(range(rows) if which is None else which)
+    return StoredTokens(modality, readers(modality, stores), rows_of), stores
+
+
+def readers(modality: Modality, stores: Mapping[Level, FeatureStore]) -> dict[Level, ReadTokens]:
+    """What reads mapped tokens where there are no stores of them."""
+
+    def reader(level: Level, store: FeatureStore) -> ReadTokens:
+        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+            packed, lengths = store.tokens(rows)
+            return branch().map_of(modality, level)(packed.float()).detach(), lengths
+
+        return read
+
+    return {level: reader(level, store) for level, store in stores.items()}
 
 
 def side(folder: Path, modality: Modality, rows: int, levels: tuple[Level, ...] = ("high", "mid")) -> Side:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from search.local_toys import branch, member, stored
+from search.local_toys import branch, member, readers, stored
 
 from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.metrics import direction_metrics
@@ -29,8 +29,7 @@ def test_each_fold_is_searched_on_its_own(tmp_path, direction):
     stores = {modality: stored(tmp_path, modality, rows)[1] for modality, rows in (("image", 6), ("text", 12))}
 
     def part(modality: str, rows: range) -> Side:
-        readers = {level: store.tokens for level, store in stores[modality].items()}
-        tokens = StoredTokens(branch(), modality, readers, torch.tensor(rows))
+        tokens = StoredTokens(modality, readers(modality, stores[modality]), torch.tensor(rows))
         return Side(stores[modality]["high"].embeddings(torch.tensor(rows)), tokens)
 
     def fold(start: int) -> Fold:

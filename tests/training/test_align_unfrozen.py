@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from modalloy.align import AlignedEncoder, LocalConfig, cross_layer_similarity
 from modalloy.data import Manifest
 from modalloy.encoders import Fingerprint, load_encoder
 from modalloy.encoders.mid import MidLevel
-from modalloy.errors import ConfigError, FeatureError
+from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.features import extract
 from modalloy.training import align, trainer
 from modalloy.training.align import fit_aligner
 from modalloy.training.align_config import AlignConfig, LocalBranchConfig, UnfreezeConfig
 from modalloy.training.align_fingerprint import align_fingerprint, align_settings
+from modalloy.training.align_module import Alignment
 
 UNFREEZE = UnfreezeConfig(epoch=3, learning_rate=1e-2, workers=0)
 CONFIG = AlignConfig(
@@ -177,8 +179,16 @@ def test_what_decides_nothing_changes_nothing(manifest, stores, whole, tmp_path,
     assert (network.calls > len(network.modes)) == bool(changes.get("recompute"))
 
 
-def test_in_bfloat16_it_comes_to_nearly_the_same(manifest, stores, whole, tmp_path):
+def test_in_bfloat16_it_comes_to_nearly_the_same(manifest, stores, whole, tmp_path, monkeypatch):
+    loss, in_bf16 = Alignment._loss, []
+
+    def note(self, score, image, text, same):
+        in_bf16.append(torch.is_autocast_enabled("cpu") or {score.dtype, image.dtype, text.dtype} != {torch.float32})
+        return loss(self, score, image, text, same)
+
+    monkeypatch.setattr(Alignment, "_loss", note)
     fit_on_cpu(changed(precision="bf16"), stores, manifest, tmp_path)
+    assert in_bf16 and not any(in_bf16)
     exact, rough = logged(whole), logged(tmp_path)
     assert rough[:2] == exact[:2]
     assert rough[3]["loss"] != exact[3]["loss"]
@@ -213,6 +223,19 @@ def test_the_schedule_goes_on_where_it_was(manifest, stores, tmp_path, monkeypat
     assert len(rates[0]) == 2 and len(rates[-1]) == 4
     for heads, _, backbone, biases in rates[6:]:
         assert (backbone, biases) == pytest.approx((heads / 10, heads / 10))
+
+
+def test_the_warm_up_is_a_share_of_all_epochs(manifest, stores, tmp_path, monkeypatch):
+    global_loss, seen = Alignment._global_loss, set()
+
+    def note(self, *pairs):
+        seen.add((self.current_epoch, self._warming_up()))
+        return global_loss(self, *pairs)
+
+    monkeypatch.setattr(Alignment, "_global_loss", note)
+    config = dataclasses.replace(CONFIG, info_nce_warmup=0.75, local=LocalBranchConfig())
+    fit_on_cpu(config, stores, manifest, tmp_path)
+    assert seen == {(0, True), (1, True), (2, True), (3, False)}
 
 
 def test_another_backbone_rate_goes_on_from_the_same_frozen_part(manifest, stores, tmp_path):
@@ -261,6 +284,17 @@ def test_a_batch_of_one_pair_takes_no_step(tmp_path, monkeypatch):
     assert len(taken) == 3 and taken[0] == taken[1] == taken[2]
     assert weights(encoder)["image", "high.weight"] == _fresh("image").high.weight.tolist()
     assert logged(tmp_path / "run") == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+
+
+def test_pictures_that_are_all_gone_are_told_instead_of_training_on_nothing(tmp_path):
+    manifest = colours(tmp_path / "pictures", {"train": 4, "val": 2})
+    stores = stored(manifest, tmp_path / "features")
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    config = dataclasses.replace(changed(epoch=2), epochs=2, batch_size=4)
+    with pytest.raises(DataError, match=r"no picture to train on could be read, such as: .*\.png"):
+        fit_on_cpu(config, stores, manifest, tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists() and not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_rejected_items_are_left_out(tmp_path):
@@ -329,6 +363,15 @@ def test_a_killed_reader_is_explained(manifest, stores, tmp_path, monkeypatch):
     config = dataclasses.replace(changed(epoch=1, workers=1), epochs=1)
     with pytest.raises(FeatureError, match=r"fewer workers \(unfreeze\.workers\)"):
         fit_on_cpu(config, stores, manifest, tmp_path)
+
+
+def test_a_cut_checkpoint_is_named(manifest, stores, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    (path,) = (tmp_path / "run/checkpoints").iterdir()
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"{path} can't be read as a training checkpoint"):
+        fit_on_cpu(CONFIG, stores, manifest, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,14 @@ def test_an_impossible_local_branch_is_refused(load, local, said):
         load(f"collection: c\nfolder: f\ninputs: {text}")
 
 
+def test_keys_in_the_place_of_a_list_and_of_an_optional_group_are_told_apart(load):
+    with pytest.raises(ConfigError, match=r"inputs must be a list, each keys and values, got \{'name'"):
+        load("collection: c\nfolder: f\ninputs: {name: a, encoder: x}")
+    with pytest.raises(ConfigError, match=r"unknown key stages\.depth\.focal_candidate; did you mean focal_candidates"):
+        load(MINIMAL + "stages: {depth: {focal_candidate: 3}}")
+    assert load(MINIMAL + "stages: {depth: null, fold_size: 3}").stages.depth is None
+
+
 def test_a_pretrained_alloy_is_saved_by_its_whole_path(load, tmp_path):
     for given in ("runs/other", "alloy:runs/other"):
         save_config(load(MINIMAL, {"fusion.pretrained": given}), tmp_path / "saved.yaml")

@@ -25,6 +25,7 @@ from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, Rotated, TowerConfig, TowerFuser, input_shapes
 from modalloy.search import Gallery
 from modalloy.training import trainer
+from modalloy.training.align import fit_aligner
 from modalloy.training.align_config import LocalBranchConfig, UnfreezeConfig
 from modalloy.training.tracking import TrackingConfig
 from modalloy.workflow.config import InputConfig, load_config, save_config
@@ -214,6 +215,18 @@ class TestReuse:
         assert moved.fingerprint == tiny_manifest.fingerprint
         run = Run(replace(Run.open(run_copy).config, collection=str(tmp_path / "manifest.jsonl")))
         assert run._fingerprint() != read_json(run_copy / "report.json")["fingerprint"]
+
+    def test_inputs_without_a_mid_level_are_ranked_by_their_focal_scores(self, run_copy, tmp_path):
+        run = Run.open(run_copy)
+        stores = [
+            run.collection.store(load_encoder(spec), modality)
+            for spec, modality in (("efficientnet-lite0@64", "image"), ("minilm", "text"))
+        ]
+        config = replace(run.config.inputs[0].align, epochs=1, local=LocalBranchConfig(dim=8))
+        encoder = fit_aligner(config, *stores, run.collection.manifest, tmp_path / "focal")
+        run.encoders = [encoder, run.encoders[1]]
+        ((name, found),) = run._stages().items()
+        assert name == run.config.inputs[0].name and list(found["systems"]) == ["global", "focal"]
 
     def test_other_splits_are_drawn_from_the_same_features(self, run_copy, no_work, caplog):
         run = Run.open(run_copy)

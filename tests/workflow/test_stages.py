@@ -1,25 +1,28 @@
 """A split ranked stage by stage by HACAN's local branch, against the stages taken by hand from the stores."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from modalloy import align_backbones
-from modalloy.align import AlignedEncoder, cross_layer_similarity
+from modalloy.align import AlignedEncoder, LocalLevel, cross_layer_similarity
 from modalloy.align.cross_layer import CROSS_LAYER, FOCAL
 from modalloy.data import Manifest
-from modalloy.errors import ConfigError, DataError
+from modalloy.errors import ConfigError, DataError, FeatureError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_in_folds, rank_queries
 from modalloy.features import FeatureStore
 from modalloy.report.table import systems_table
 from modalloy.search import HierarchyConfig
 from modalloy.search.depths import DepthLadder
 from modalloy.search.global_weight import WEIGHTS
+from modalloy.training.align import fit_aligner
 from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 from modalloy.workflow import stages
 from modalloy.workflow.evaluate import evaluate
 from modalloy.workflow.features import Collection
+from modalloy.workflow.local_features import LocalFeatures
 from modalloy.workflow.stages_config import StagesConfig, stages_of
 
 
@@ -179,6 +182,17 @@ def test_the_average_and_each_alone_have_depths_of_their_own(encoder, other, own
     assert (choice["system"], choice["split"], choice["recall"]) == ("average", "tune", 1.0)
 
 
+def test_an_average_has_the_stages_that_all_its_encoders_have(encoder, own, tmp_path):
+    stores = [own.store(encoder.backbone(modality), modality) for modality in ("image", "text")]
+    focal = fit_aligner(TINY, *stores, own.manifest, tmp_path, name="focal")
+    result = evaluate_stages([encoder, focal], own, "test", ladder=DepthLadder((2,), (1,)))
+    of_each = [("global", "focal", "cross-layer"), ("global", "focal"), ("global", "focal")]
+    names = (encoder.name, "focal", "average")
+    assert list(result["systems"]) == [
+        f"{name}, {stage}" for name, stages in zip(names, of_each, strict=True) for stage in stages
+    ]
+
+
 def test_an_encoder_twice_or_called_average_is_refused(encoder, own, other, monkeypatch):
     with pytest.raises(ConfigError, match="is given 2 times"):
         evaluate_stages([encoder, encoder], own, "test", HierarchyConfig(5, 2))
@@ -243,10 +257,67 @@ def test_stored_features_suffice_where_the_backbones_are_missing(encoder, own, m
     assert evaluate_stages([again], own, "test", HierarchyConfig(5, 2))["systems"] == known["systems"]
 
 
+def image_tokens(encoder, own):
+    (fold,) = LocalFeatures([encoder], own).folds("test", None, [0])
+    tokens = fold.search.members[0].images.tokens
+    return tokens.read(torch.arange(len(tokens)), ("high", "mid"))
+
+
+def test_tokens_are_mapped_once_ever_wherever_the_encoder_is(encoder, own, tmp_path, monkeypatch):
+    known, rows = image_tokens(encoder, own), own.paired([encoder]).split("test").image_rows
+    for level, tokens in known.items():
+        exact = encoder.project_tokens(
+            "image", {level: own.store(encoder.backbone("image", level), "image").tokens(rows)}
+        )
+        torch.testing.assert_close(tokens.values, exact[level].values, rtol=1e-3, atol=1e-6)
+
+    def refuse(*_):
+        raise AssertionError("mapped again")
+
+    shutil.copytree(encoder.spec.removeprefix("hacan:"), tmp_path / "moved")
+    moved, changed = (AlignedEncoder.from_pretrained(tmp_path / "moved") for _ in range(2))
+    changed.local.image_high.weight.data[0, 0] += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalLevel, "project", refuse)
+        for each in (encoder, moved):
+            assert all(
+                torch.equal(found.values, known[level].values) for level, found in image_tokens(each, own).items()
+            )
+        with pytest.raises(AssertionError, match="mapped again"):
+            image_tokens(changed, own)
+    # Both stay, each in a place of its own, and what hasn't changed serves both.
+    other = image_tokens(changed, own)
+    assert torch.equal(other["mid"].values, known["mid"].values)
+    assert not torch.equal(other["high"].values, known["high"].values)
+    assert torch.equal(image_tokens(encoder, own)["high"].values, known["high"].values)
+
+
+def test_a_token_that_float16_cannot_hold_is_told(encoder, own, tmp_path):
+    shutil.copytree(encoder.spec.removeprefix("hacan:"), tmp_path / "large")
+    large = AlignedEncoder.from_pretrained(tmp_path / "large")
+    large.local.image_mid.bias.data[0] = 70000.0
+    with pytest.raises(FeatureError, match=r"local-mid:hacan:.*beyond float16\) of '[^#]*', where finite numbers"):
+        image_tokens(large, own)
+
+
 @pytest.mark.parametrize("text", ["", "a", "10:", "10:5:2", "-1", "10.5", "5:all"])
 def test_stages_that_are_no_numbers_are_refused(text):
     with pytest.raises(ConfigError, match="numbers of candidates like 100:20"):
         stages_of(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timed": 0}, "timed must be at least 1, got 0"),
+        ({"fold_size": 0}, "fold_size must be at least 1, got 0"),
+        ({"global_weight": -0.1}, r"global_weight must be 0 or more, got -0\.1"),
+        ({"global_weight": float("nan")}, "global_weight must be 0 or more, got nan"),
+    ],
+)
+def test_impossible_settings_are_refused_when_they_are_read(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        StagesConfig(**settings)
 
 
 def test_stages_are_read():

@@ -12,6 +12,7 @@ from modalloy.align.cross_layer import (
 )
 from modalloy.align.encoder import AlignedEncoder
 from modalloy.align.heads import GlobalHead, HeadConfig
+from modalloy.align.local_level import LocalLevel
 from modalloy.align.local_losses import hacan_loss, local_hinge
 from modalloy.align.local_similarity import Tokens, candidate_similarity, local_similarity
 from modalloy.align.losses import Negatives, f_hn, gcd, hardest_negatives, info_nce, m_hn, same_item
@@ -25,6 +26,7 @@ __all__ = [
     "HeadConfig",
     "LocalBranch",
     "LocalConfig",
+    "LocalLevel",
     "Negatives",
     "Tokens",
     "attention_maps",

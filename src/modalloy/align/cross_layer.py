@@ -203,11 +203,19 @@ class LocalBranch(nn.Module):
         """
         projected: dict[Level, Tokens] = {}
         for level, tokens in levels.items():
-            linear = getattr(self, f"{modality}_{level}")
-            if linear is None:
-                raise DataError(f"the local branch was made without the {modality}s' level {level!r}; leave it out")
-            projected[level] = Tokens(linear(tokens.values), tokens.mask)
+            projected[level] = Tokens(self.map_of(modality, level)(tokens.values), tokens.mask)
         return projected
+
+    def map_of(self, modality: Modality, level: Level) -> nn.Linear:
+        """What maps the tokens of a level into the shared space.
+
+        Raises:
+            DataError: the branch has none.
+        """
+        linear: nn.Linear | None = getattr(self, f"{modality}_{level}")
+        if linear is None:
+            raise DataError(f"the local branch was made without the {modality}s' level {level!r}; leave it out")
+        return linear
 
     def project_packed(
         self,

@@ -132,7 +132,7 @@ class AlignedEncoder(Encoder):
         """
         self._require(modality)
         head = self._head(modality)
-        read = encoded.embedding if head.config.input == "embedding" else _summary_tokens(encoded)
+        read = encoded.embedding if head.config.input == "embedding" else summary_tokens(encoded)
         return Encoded(head(read.to(self.device)), encoded.tokens, encoded.lengths)
 
     @torch.no_grad()
@@ -281,7 +281,7 @@ def _local_branch(
     return LocalBranch(config), mid
 
 
-def _summary_tokens(encoded: Encoded) -> Float[Tensor, "batch width"]:
+def summary_tokens(encoded: Encoded) -> Float[Tensor, "batch width"]:
     """Each item's first token."""
     first = encoded.lengths.cumsum(0) - encoded.lengths
     return encoded.tokens[first.to(encoded.tokens.device)]

@@ -92,4 +92,6 @@ class GlobalHead(nn.Module):
     def forward(self, embedding: Float[Tensor, "batch input_width"]) -> Float[Tensor, "batch dim"]:
         """Maps unit-norm backbone embeddings, or summary tokens, to unit-norm shared embeddings."""
         projected = self.layers(self.pooler((embedding - self.center) * self._scale))
+        # Of autocast's layers: in bfloat16 the norm, and similarities near 1, would be a 256th off.
+        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
         return projected / (projected.norm(dim=-1, keepdim=True) + _EPSILON)

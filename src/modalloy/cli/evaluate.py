@@ -50,7 +50,7 @@ class Evaluate(Verb):
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
         from modalloy.encoders import load_encoder
-        from modalloy.search import DepthLadder
+        from modalloy.search import DepthLadder, HierarchyConfig
         from modalloy.workflow.evaluate import evaluate
         from modalloy.workflow.stages import evaluate_stages
         from modalloy.workflow.stages_config import CHOSEN, StagesConfig, stages_of
@@ -58,6 +58,8 @@ class Evaluate(Verb):
         depth = None if options.stages is None else stages_of(options.stages)
         if options.stages != CHOSEN and options.chosen != DepthLadder():
             raise ConfigError(f"--chosen's options say how --stages {CHOSEN} chooses; add that, or leave them out.")
+        if options.stages is None and options.global_weight != HierarchyConfig.global_weight:
+            raise ConfigError("--global_weight is one of --stages; add that, or leave it out.")
         encoders = [load_encoder(spec) for spec in options.encoders]
         on = open_for(options), options.split
         if options.stages is not None:

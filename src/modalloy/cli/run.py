@@ -40,9 +40,8 @@ class Run(Verb):
         print_report(result, console)
         for name, staged in result.get("stages", {}).items():
             (weight,) = staged["global_weight"].values()
-            console.print(
-                f"{name}, stage by stage (the embeddings weigh {weight:g}, chosen on validation)", style="bold"
-            )
+            title = f"{name}, stage by stage (the embeddings weigh {weight:g})"
+            console.print(Text(title, style="bold"))
             print_report(staged, console)
         folder = result["folder"]
         # Reports from before it was recorded are reused.

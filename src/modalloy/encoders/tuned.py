@@ -25,6 +25,7 @@ from modalloy.encoders.checkpoint import (
     require_unchanged,
     save_checkpoint,
 )
+from modalloy.encoders.mid import MID
 from modalloy.encoders.registry import TUNED, absolute_spec, load_encoder, relative_spec
 from modalloy.errors import CheckpointError, ConfigError, ModalloyError, one_line
 
@@ -101,6 +102,9 @@ class TunedEncoder(Encoder):
             raise CheckpointError(
                 f"{folder / CONFIG} isn't whole ({type(error).__name__}: {error}); copy the whole folder."
             ) from error
+        if spec.partition(":")[0] in (TUNED, MID):
+            # `save` names none, and it may be this folder itself, without end.
+            raise CheckpointError(f"{folder / CONFIG} names {spec} as the base, which can't be one; align again.")
         base = load_encoder(spec)
         require_unchanged(expected, base.fingerprint(modality), spec, f"{TUNED}:{folder}")
         try:
@@ -153,6 +157,10 @@ class TunedEncoder(Encoder):
     ) -> dict[Level, Encoded]:
         """Runs the network once, for the levels asked for, with gradients where they are enabled."""
         return self.base.forward_levels(modality, prepared, levels)
+
+    def recompute_activations(self, modality: Modality) -> None:
+        """The backward pass computes activations again, in the base's way."""
+        self.base.recompute_activations(modality)
 
     def token_grid(self) -> tuple[int, int] | None:
         """The base's."""

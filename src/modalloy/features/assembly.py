@@ -38,8 +38,17 @@ def encode(
     if not good:
         return [item for item in prepared if isinstance(item, Rejection)]
     with torch.inference_mode():
-        answers = iter(_features(_checked(encoder.forward(modality, good), encoder, modality, len(good))))
+        answers = iter(answers_of(encoder.forward(modality, good), encoder, modality, len(good)))
     return [item if isinstance(item, Rejection) else next(answers) for item in prepared]
+
+
+def answers_of(encoded: Encoded, encoder: Encoder, modality: Modality, batch: int) -> list[Features | Rejection]:
+    """What an encoder made of a batch, item by item as it is stored; what isn't finite then is rejected.
+
+    Raises:
+        FeatureError: the encoder gave other shapes than it says.
+    """
+    return _features(_checked(encoded, encoder, modality, batch))
 
 
 def assemble(features: Sequence[Features | Rejection], dim: int, width: int) -> Shard:

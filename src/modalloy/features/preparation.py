@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalloy.encoders.base import Encoder, Modality, Prepared
-from modalloy.errors import FeatureError, ModalloyError, one_line
+from modalloy.errors import CheckpointError, FeatureError, ModalloyError, one_line
 from modalloy.features.assembly import Rejection
 from modalloy.features.sources import Source
 
@@ -122,6 +122,9 @@ def explained_death(remedy: str = "with fewer workers or with threads (processes
     """
     try:
         yield
+    except CheckpointError:
+        # Of a cut file the cause is an EOFError, too.
+        raise
     except Exception as error:
         death = _death_behind(error)
         if death is None:

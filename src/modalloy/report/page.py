@@ -142,6 +142,7 @@ def _results(report: Mapping[str, Any]) -> _Results:
 def _stages_view(name: str, staged: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
+        "weight": next(iter((staged.get("global_weight") or {}).values()), None),
         "results": _results(staged),
         "level": _percent(staged.get("level")),
         "sentences": [each.sentence for each in verdicts(staged.get("differences") or ())],

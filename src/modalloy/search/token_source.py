@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align.cross_layer import Levels, LocalBranch
+from modalloy.align.cross_layer import Levels, compared_levels
 from modalloy.align.local_similarity import Tokens
 from modalloy.encoders import Level, Modality
 from modalloy.errors import ConfigError, DataError
@@ -16,7 +16,7 @@ from modalloy.features import pad
 ReadTokens = Callable[[Int[Tensor, "batch"]], tuple[Float[Tensor, "packed width"], Int[Tensor, "batch"]]]
 """Packed tokens of some rows, and how many each has: `FeatureStore.tokens`."""
 
-_BATCH = 256
+_CPU = torch.device("cpu")
 
 
 @runtime_checkable
@@ -39,36 +39,35 @@ class TokenSource(Protocol):
 
 
 class StoredTokens:
-    """Tokens that are read from feature stores and mapped by a local branch each time, so that few are in memory.
+    """Tokens that a local branch has mapped, read from stores when they are needed, so that few are in memory.
 
     Stores begin with each item's summary token, which an image's regions are compared without (`compared_levels`).
 
     Args:
-        branch: what maps them; they come to its device.
         modality: whether they are of images or captions.
-        readers: what reads the backbone's tokens of each level, as `{"high": store.tokens}`.
+        readers: what reads the tokens of each level, as `{"high": store.tokens}` of a store of `LocalLevel`'s features.
         rows: which row of the stores each item is.
+        device: where the tokens come to.
 
     Raises:
         ConfigError: there is no level.
 
-    >>> from modalloy.align import LocalConfig
-    >>> read = lambda rows: (torch.ones(2 * len(rows), 5, dtype=torch.float16), torch.full((len(rows),), 2))
-    >>> stored = StoredTokens(LocalBranch(LocalConfig(5, 5, 5, 5, dim=4)), "text", {"high": read}, torch.arange(3))
+    >>> read = lambda rows: (torch.ones(2 * len(rows), 4, dtype=torch.float16), torch.full((len(rows),), 2))
+    >>> stored = StoredTokens("image", {"high": read}, torch.arange(3))
     >>> stored.read(torch.tensor([2, 0]), ["high"])["high"].values.shape
-    torch.Size([2, 2, 4])
+    torch.Size([2, 1, 4])
     """
 
     def __init__(
         self,
-        branch: LocalBranch,
         modality: Modality,
         readers: Mapping[Level, ReadTokens],
         rows: Int[Tensor, "items"],
+        device: torch.device = _CPU,
     ) -> None:
         if not readers:
             raise ConfigError(f"stored tokens of {modality}s need a reader of at least one level, got none.")
-        self._branch, self._modality, self._readers, self._rows = branch, modality, dict(readers), rows
+        self._modality, self._readers, self._rows, self._device = modality, dict(readers), rows, device
 
     @property
     def levels(self) -> frozenset[Level]:
@@ -78,32 +77,23 @@ class StoredTokens:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @torch.no_grad()
     def read(self, items: Int[Tensor, "some"], levels: Iterable[Level]) -> Levels:
-        """The mapped tokens of some items.
+        """The tokens of some items.
 
         Raises:
             DataError: there are no tokens of a level.
             FeatureError: a shard is damaged, or has no such row.
         """
-        rows, packed = self._rows[items], {}
+        rows, padded = self._rows[items], {}
         for level in levels:
             _require_level(level, self._readers)
-            packed[level] = self._readers[level](rows)
-        return self._branch.project_packed(self._modality, packed)
-
-    def held(self, dtype: torch.dtype = torch.float16) -> "HeldTokens":
-        """Reads and maps all items, and keeps the result: for a gallery that answers many queries.
-
-        Mapping an image takes as long as scoring some dozen pairs with it. In float16 5,000 images of 49 tokens, 768
-        wide, take 376 MB a level.
-        """
-        batches = [self.read(items, self.levels) for items in torch.arange(len(self)).split(_BATCH)]
-        return HeldTokens({level: _joined([batch[level] for batch in batches], dtype) for level in self.levels})
+            packed, lengths = self._readers[level](rows)
+            padded[level] = pad(packed.to(self._device), lengths)
+        return {level: _wide(tokens) for level, tokens in compared_levels(self._modality, padded).items()}
 
 
 class HeldTokens:
-    """Tokens that lie in memory, already mapped: those of a new query, or `StoredTokens.held` of a gallery.
+    """Tokens that lie in memory, already mapped, such as those of new queries.
 
     Args:
         levels: padded tokens of each level, as `LocalBranch.project` gives them.
@@ -142,15 +132,12 @@ class HeldTokens:
         found = dict[Level, Tokens]()
         for level in levels:
             _require_level(level, self._levels)
-            tokens = self._levels[level][items.to(self._levels[level].mask.device)]
-            wide = torch.promote_types(tokens.values.dtype, torch.float32)
-            found[level] = Tokens(tokens.values.to(wide), tokens.mask)
+            found[level] = _wide(self._levels[level][items.to(self._levels[level].mask.device)])
         return found
 
 
-def _joined(batches: list[Tokens], dtype: torch.dtype) -> Tokens:
-    packed = torch.cat([tokens.values[tokens.mask].to(dtype) for tokens in batches])
-    return Tokens(*pad(packed, torch.cat([tokens.mask.sum(1) for tokens in batches])))
+def _wide(tokens: Tokens) -> Tokens:
+    return Tokens(tokens.values.to(torch.promote_types(tokens.values.dtype, torch.float32)), tokens.mask)
 
 
 def _require_level(level: Level, levels: Mapping[Level, object]) -> None:

@@ -71,7 +71,8 @@ def fit_aligner(
     Raises:
         ConfigError: a store is of the wrong modality, or the backbones are to be trained, but one is missing, another
             than that of the features, or can't be trained.
-        DataError: the manifest has fewer than 2 images with captions to train on.
+        DataError: the manifest has fewer than 2 images with captions to train on, or none of the pictures that the
+            backbones are to be trained on can be read.
         FeatureError: a store lacks an item of the manifest, a mid level's holds other items than its backbone's, or a
             local branch is wanted, and the images have only summary tokens.
         CheckpointError: the finished encoder in `folder` is damaged.

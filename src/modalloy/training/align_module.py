@@ -42,7 +42,7 @@ class Alignment(LightningModule):
         image, text = self.image_head(batch.image), self.text_head(batch.text)
         same = same_item(batch.families)
         score = None if batch.tokens is None else self._local_scores(batch.tokens)
-        # In bfloat16 a similarity near 1 is a 256th off, where the margin is a fifth.
+        # Embeddings and scores are in float32; their products would not be.
         with torch.autocast(image.device.type, enabled=False):
             loss = self._loss(score, image, text, same)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(image))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from modalloy.align import Tokens, compared_levels
 from modalloy.encoders import Encoded, Encoder, Level, Modality
 from modalloy.encoders.base import MODALITIES, Prepared
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, DataError
 from modalloy.features import pad
 from modalloy.training.align_batches import PairBatch, TokenBatch
 from modalloy.training.align_module import Alignment
@@ -50,6 +50,7 @@ class UnfrozenAlignment(Alignment):
         self._encoders, self._train, self._val = encoders, train, val
         self._images = self._unseen("image")
         self._told: set[str] = set()
+        self._read = 0
 
     @property
     def _epochs_before(self) -> int:
@@ -72,8 +73,20 @@ class UnfrozenAlignment(Alignment):
         """Leaves the pictures where they are: encoders normalise them first, and move them then."""
         return batch
 
+    def on_train_epoch_start(self) -> None:
+        self._read = 0
+
+    def on_train_epoch_end(self) -> None:
+        if not self._read:
+            # Else each epoch would change nothing, and the result would pass for a trained one.
+            raise DataError(
+                f"no picture to train on could be read, such as: {min(self._told)}; bring the pictures back to where "
+                "they were when their features were extracted, and do the same again."
+            )
+
     def training_step(self, batch: PictureBatch, batch_idx: int) -> Float[Tensor, ""] | None:  # type: ignore[override]
         self._tell(batch.broken)
+        self._read += len(batch.images)
         if len(batch.images) < 2:
             # Nothing to compare a pair with; Lightning then takes no step.
             return None

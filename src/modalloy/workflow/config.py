@@ -78,7 +78,8 @@ class RunConfig:
     features: str | None = None
     """Folder of the features, to share it between runs and with `modalloy extract`; by default in the run directory."""
     stages: StagesConfig = WEIGHED
-    """How inputs with a local branch are ranked stage by stage, in tables of their own."""
+    """How inputs with a local branch are ranked stage by stage, in tables of their own; without a mid level there is no
+    cross-layer stage."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Where parameters, curves and the report are kept besides; by default nowhere."""
 

@@ -1,18 +1,21 @@
-"""The stored vectors and tokens of a collection's items by aligned encoders, for hierarchical search."""
+"""The stored vectors and mapped tokens of a collection's items by aligned encoders, for hierarchical search."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align import AlignedEncoder
+from modalloy.align import AlignedEncoder, LocalLevel
 from modalloy.encoders import Encoder, Level, Modality
 from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError
 from modalloy.evaluation.folds import fold_slices
-from modalloy.features import FeatureStore
-from modalloy.fusion import FeatureSet, PairedFeatures
+from modalloy.features import FeatureStore, derive_tokens
+from modalloy.files import sha256_of_text
+from modalloy.fusion import FeatureSet, PairedFeatures, SplitFeatures
 from modalloy.search import Fold, HierarchicalSearch, Member, Side, StoredTokens
 from modalloy.workflow.features import Collection
 
@@ -32,6 +35,7 @@ class LocalFeatures:
 
     def __init__(self, encoders: Sequence[Encoder], collection: Collection) -> None:
         self.encoders = [_with_branch(encoder) for encoder in encoders]
+        self._collection = collection
         self._stores = {
             modality: [_levels(each, collection, modality) for each in self.encoders] for modality in MODALITIES
         }
@@ -44,7 +48,7 @@ class LocalFeatures:
         self.paired = PairedFeatures(collection.manifest, features("image"), features("text"))
 
     def folds(self, split: str, fold_size: int | None, which: Sequence[int]) -> list[Fold]:
-        """A split's usable items, as one fold or in several.
+        """A split's usable items, as one fold or in several; their tokens are mapped the first time, and kept.
 
         Args:
             split: whose items.
@@ -54,17 +58,17 @@ class LocalFeatures:
         Raises:
             ConfigError: `fold_size` is below 1.
             DataError: the split has no usable items, or they don't make whole folds.
+            FeatureError: a token can't be kept, since it isn't finite in float16.
         """
         items = self.paired.split(split)
         images, captions = len(items.image_rows), len(items.caption_rows)
+        members = [self._member(each, items) for each in which]
         slices = [(slice(0, images), slice(0, captions))]
         if fold_size is not None:
             slices = fold_slices(items.caption_image, images, fold_size)
         return [
             Fold(
-                HierarchicalSearch(
-                    *(self._member(each, items.image_rows[of], items.caption_rows[to]) for each in which)
-                ),
+                HierarchicalSearch(*(member(of, to) for member in members)),
                 items.caption_image[to] - of.start,
             )
             for of, to in slices
@@ -87,16 +91,33 @@ class LocalFeatures:
             )
         return counts
 
-    def _member(self, place: int, image_rows: Int[Tensor, " images"], caption_rows: Int[Tensor, " captions"]) -> Member:
-        local = self.encoders[place].local
-        assert local is not None
+    def _member(self, place: int, items: SplitFeatures) -> Callable[[slice, slice], Member]:
+        """What makes a member of some of a split's images and captions; what isn't mapped yet is mapped first."""
+        encoder = self.encoders[place]
+        assert encoder.local is not None
+        config, device = encoder.local.config, encoder.device
+        all_rows: dict[Modality, Tensor] = {"image": items.image_rows, "text": items.caption_rows}
+        readers = {
+            modality: {
+                level: self._mapped(store, LocalLevel(encoder, level), rows).tokens
+                for level, store in self._stores[modality][place].items()
+            }
+            for modality, rows in all_rows.items()
+        }
 
-        def side(modality: Modality, features: FeatureSet, rows: Int[Tensor, " items"]) -> Side:
-            readers = {level: store.tokens for level, store in self._stores[modality][place].items()}
-            return Side(features.embeddings(place, rows), StoredTokens(local, modality, readers, rows))
+        def side(modality: Modality, vectors: Float[Tensor, "items dim"], places: slice) -> Side:
+            rows = torch.arange(len(vectors))[places]
+            return Side(vectors[places], StoredTokens(modality, readers[modality], rows, device))
 
-        images = side("image", self.paired.image, image_rows)
-        return Member(images, side("text", self.paired.text, caption_rows), local.config)
+        images = self.paired.image.embeddings(place, items.image_rows)
+        captions = self.paired.text.embeddings(place, items.caption_rows)
+        return lambda of, to: Member(side("image", images, of), side("text", captions, to), config)
+
+    def _mapped(self, store: FeatureStore, level: LocalLevel, rows: Int[Tensor, " items"]) -> FeatureStore:
+        # Splits can be drawn anew, and other encoders beside this one may leave out other items: none replaces another.
+        items = sha256_of_text("\n".join(store.ids[row] for row in rows.tolist()))
+        folder = self._collection.folder(level, store.modality) / f"items-{items[:12]}"
+        return derive_tokens(store, rows, level, folder, partial(level.project, store.modality))
 
 
 def _with_branch(encoder: Encoder) -> AlignedEncoder:

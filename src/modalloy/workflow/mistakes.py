@@ -23,8 +23,8 @@ def mistakes(kind: Any, values: Any, key: str = "") -> Iterator[tuple[str, str]]
     """
     if is_dataclass(kind):
         yield from _of_dataclass(kind, values, key)
-    elif isinstance(values, dict) and (nested := [each for each in get_args(kind) if is_dataclass(each)]):
-        yield from _of_dataclass(nested[0], values, key)
+    elif isinstance(values, dict) and get_origin(kind) in (Union, UnionType) and any(map(is_dataclass, get_args(kind))):
+        yield from _of_dataclass(next(filter(is_dataclass, get_args(kind))), values, key)
     elif get_origin(kind) is tuple and isinstance(values, list | tuple):
         for position, value in enumerate(values):
             yield from mistakes(get_args(kind)[0], value, f"{key}.{position}")

@@ -40,7 +40,7 @@ from modalloy.workflow.hubs import held_back, ranks_with_hubs_held_back
 from modalloy.workflow.index import index
 from modalloy.workflow.report import write_run_report
 from modalloy.workflow.stages import evaluate_stages
-from modalloy.workflow.stages_config import WEIGHED
+from modalloy.workflow.stages_config import WEIGHED, possible
 
 _log = logging.getLogger(__name__)
 PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
@@ -200,7 +200,7 @@ class Run:
     def _stages(self) -> dict[str, Any]:
         """What each input with a local branch gives on the test split, stage by stage."""
         return {
-            each.name: evaluate_stages([encoder], self.collection, "test", self.config.stages)
+            each.name: evaluate_stages([encoder], self.collection, "test", possible(self.config.stages, encoder.local))
             for each, encoder in zip(self.config.inputs, self.encoders, strict=True)
             if isinstance(encoder, AlignedEncoder) and encoder.local is not None
         }

@@ -1,8 +1,9 @@
 """How deep the stages of HACAN's retrieval go."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from modalloy.align import LocalBranch
 from modalloy.errors import ConfigError
 from modalloy.search import DepthLadder, HierarchyConfig
 from modalloy.search.depth import TIMED_QUERIES
@@ -28,6 +29,17 @@ class StagesConfig:
     timed: int = TIMED_QUERIES
     """How many queries are timed one by one, at each depth."""
 
+    def __post_init__(self) -> None:
+        for name in ("fold_size", "timed"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ConfigError(f"{name} must be at least 1, got {count}.")
+        if isinstance(self.global_weight, str):
+            if self.global_weight != CHOSEN:
+                raise ConfigError(f"global_weight must be a number or {CHOSEN!r}, got {self.global_weight!r}.")
+        else:
+            HierarchyConfig(global_weight=self.global_weight)
+
     @property
     def chooses(self) -> bool:
         """Whether anything is chosen on validation."""
@@ -36,6 +48,18 @@ class StagesConfig:
 
 WEIGHED = StagesConfig(HierarchyConfig(), CHOSEN)
 """HACAN's candidates, and the vectors weighed on validation."""
+
+
+def possible(config: StagesConfig, branch: LocalBranch) -> StagesConfig:
+    """Settings that several encoders share, without a cross-layer stage where a branch has no terms for one.
+
+    >>> from modalloy.align import LocalConfig
+    >>> possible(WEIGHED, LocalBranch(LocalConfig(4, None, 4, None, dim=2))).depth.cross_candidates is None
+    True
+    """
+    if config.depth is None or not all(term.focal for term in branch.config.terms):
+        return config
+    return replace(config, depth=replace(config.depth, cross_candidates=None))
 
 
 def stages_of(text: str) -> HierarchyConfig | None:
