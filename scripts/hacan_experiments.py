@@ -18,6 +18,7 @@ import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from modalloy import __version__
 from modalloy.align import AlignedEncoder
 from modalloy.data.splits import SplitsConfig, draw_splits
 from modalloy.encoders.base import MODALITIES, sha256_of_settings
@@ -26,6 +27,7 @@ from modalloy.evaluation import Ranks, compare, rank_queries
 from modalloy.files import atomic_path
 from modalloy.report import print_report
 from modalloy.search import HierarchyConfig
+from modalloy.search.global_weight import WEIGHTS
 from modalloy.threads import set_threads
 from modalloy.training.align_config import AlignConfig
 from modalloy.workflow.align import align_backbones
@@ -116,6 +118,8 @@ class Experiments:
             "collection": self.collection.manifest.fingerprint,
             "splits": [item.split for item in self.collection.manifest],
             "depth": asdict(self.config.depth),
+            "weights": WEIGHTS,
+            "version": __version__,
             "split": self.split,
         }
         path = Path(self.config.folder) / "ranks" / f"{sha256_of_settings(made_of)}.pt"

@@ -36,7 +36,7 @@ def test_hacans_settings_are_those_of_its_code_and_open_with_their_commands(path
     parser = _parser(options)
     config = parser.instantiate(parser.parse_args(options))["align"].align
     direction = {"flickr30k": "t2i", "coco": "i2t"}[path.stem]
-    published = AlignConfig.hacan(all_captions=True, local=LocalBranchConfig(dim=768, direction=direction))
+    published = AlignConfig.hacan(local=LocalBranchConfig(dim=768, direction=direction))
     assert config == published
 
 

@@ -345,6 +345,10 @@ def test_backbones_that_cannot_be_trained_are_refused_before_any_work(manifest, 
     other["text"].fingerprint = lambda modality: Fingerprint("toy:text", "2", "a" * 64, "b" * 64)
     with pytest.raises(ConfigError, match="text backbone to train, toy:text, isn't the one"):
         fit_on_cpu(CONFIG, stores, manifest, tmp_path, other)
+    both = backbones()
+    both["text"].modalities = ("image", "text")
+    with pytest.raises(ConfigError, match="toy:text can't be trained"):
+        fit_on_cpu(CONFIG, stores, manifest, tmp_path, both)
     fixed = backbones()
     fixed["text"].network = lambda modality: None
     with pytest.raises(ConfigError, match=r"toy:text can't be trained; leave out unfreeze\.epoch"):

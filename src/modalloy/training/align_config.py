@@ -179,6 +179,7 @@ class AlignConfig:
         """
         published: dict[str, Any] = {
             "info_nce_warmup": 0.0,
+            "all_captions": True,
             "local": LocalBranchConfig(dim=768),
             "unfreeze": UnfreezeConfig(epoch=12, precision="bf16", crop=0.08),
             "dim": 768,

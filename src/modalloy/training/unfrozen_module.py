@@ -145,7 +145,8 @@ def trainable(encoders: Mapping[Modality, Encoder]) -> dict[str, nn.Module]:
     networks: dict[str, nn.Module] = {}
     for modality in MODALITIES:
         network = encoders[modality].network(modality)
-        if network is None:
+        # One of two modalities couldn't be kept as a backbone of one (`TunedEncoder`).
+        if network is None or len(encoders[modality].modalities) > 1:
             raise ConfigError(
                 f"{encoders[modality].spec} can't be trained; leave out unfreeze.epoch, so that both backbones stay "
                 f"frozen, or take another backbone of {modality}s."
