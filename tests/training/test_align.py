@@ -130,7 +130,7 @@ def test_the_result_is_saved_and_then_loaded_instead_of_trained(manifest, stores
     assert again.fingerprint("image") == encoder.fingerprint("image")
 
 
-def test_another_configuration_or_other_features_are_trained_anew(manifest, stores, tmp_path):
+def test_another_configuration_or_other_features_are_trained_anew(manifest, stores, tmp_path, caplog):
     first = weights(fit_on_cpu(CONFIG, stores, manifest, tmp_path / "run"))
     other_seed = dataclasses.replace(CONFIG, seed=1)
     second = weights(fit_on_cpu(other_seed, stores, manifest, tmp_path / "run"))
@@ -139,6 +139,7 @@ def test_another_configuration_or_other_features_are_trained_anew(manifest, stor
     others = features(manifest, tmp_path / "features", weights="c")
     encoder = fit_on_cpu(other_seed, others, manifest, tmp_path / "run")
     assert encoder.backbones["image"].fingerprint == others[0].fingerprint
+    assert sum("which this one replaces" in each.getMessage() for each in caplog.records) == 2
 
 
 def test_killed_trainings_go_on_and_end_the_same(manifest, stores, tmp_path):

@@ -211,8 +211,10 @@ def test_each_fold_is_searched_on_its_own(encoder, own):
         assert found["systems"][name]["rsum"] == pytest.approx(metrics(ranks).rsum, abs=0.5)
     plain = evaluate([encoder], own, "val", 3)["systems"][encoder.name]
     assert found["systems"]["global"]["rsum"] == plain["rsum"]
-    with pytest.raises(DataError, match="9 images don't make folds of 4"):
+    with pytest.raises(DataError, match="val: 9 images don't make folds of 4"):
         evaluate_stages([encoder], own, "val", HierarchyConfig(5, 2), fold_size=4)
+    with pytest.raises(DataError, match="tune: 10 images don't make folds of 4"):
+        evaluate_stages([encoder], own, "test", HierarchyConfig(5, 2), fold_size=4, global_weight="chosen")
 
 
 def test_an_item_that_lacks_a_level_alone_is_left_out(encoder, own, monkeypatch, caplog):

@@ -75,5 +75,8 @@ class Evaluate(Verb):
         for choice in result.get("depths", {}).values():
             print_depths(choice, console)
         print_report(result, console)
+        if weights := result.get("global_weight"):
+            told = "; ".join(f"{name} {weight:g}" for name, weight in weights.items())
+            console.print(f"weight of the embeddings: {told}", markup=False)
         for line in times_lines(result):
             console.print(line, markup=False)

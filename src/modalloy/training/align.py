@@ -89,6 +89,8 @@ def fit_aligner(
         encoder = AlignedEncoder.from_pretrained(folder)
         encoder.name = name
         return encoder
+    if (folder / "config.json").exists():
+        _log.warning("%s holds an alignment with other settings or features, which this one replaces", folder)
     work = _Work(config, stores, mid, manifest, folder, f"aligning {name}", accelerator)
     if config.unfreeze.epoch is None:
         module, _ = work.train_frozen(folder, config.epochs, fingerprint)

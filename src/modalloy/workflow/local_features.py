@@ -11,7 +11,7 @@ from torch import Tensor
 from modalloy.align import AlignedEncoder, LocalLevel
 from modalloy.encoders import Encoder, Level, Modality
 from modalloy.encoders.base import MODALITIES
-from modalloy.errors import ConfigError
+from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation.folds import fold_slices
 from modalloy.features import FeatureStore, derive_tokens
 from modalloy.files import sha256_of_text
@@ -65,7 +65,11 @@ class LocalFeatures:
         members = [self._member(each, items) for each in which]
         slices = [(slice(0, images), slice(0, captions))]
         if fold_size is not None:
-            slices = fold_slices(items.caption_image, images, fold_size)
+            try:
+                slices = fold_slices(items.caption_image, images, fold_size)
+            except DataError as error:
+                # It may be the split to choose on, not the one that was asked for.
+                raise DataError(f"{split}: {error}") from None
         return [
             Fold(
                 HierarchicalSearch(*(member(of, to) for member in members)),
