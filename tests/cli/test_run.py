@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 import yaml
@@ -61,7 +62,7 @@ def test_inputs_with_a_local_branch_are_shown_stage_by_stage(capsys, finished_ru
     local = {"image": "efficientnet-lite0@64", "align": {**ALIGN, "local": {"dim": 8}}}
     settings = [
         f"folder={tmp_path / 'run'}",
-        f"features={finished_run / 'features'}",
+        f"features={shutil.copytree(finished_run / 'features', tmp_path / 'features')}",
         f"inputs.0={json.dumps({'name': 'sentences', 'text': 'minilm', **local})}",
         f"inputs.1={json.dumps({'name': 'subwords', 'text': 'subwords', **local})}",
         "seeds=[0]",

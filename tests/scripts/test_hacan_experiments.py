@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,9 +57,10 @@ def test_each_alignment_is_trained_once_a_seed_those_of_averages_too(monkeypatch
 @pytest.mark.slow
 def test_ranks_are_those_of_the_evaluation_and_are_kept(tiny_collection, finished_run, tmp_path, capsys, monkeypatch):
     local = {**ALIGN, "epochs": 1, "local": {"dim": 8}}
+    kept = shutil.copytree(finished_run / "features", tmp_path / "features")
     settings = {
         "collection": str(tiny_collection),
-        "features": str(finished_run / "features"),
+        "features": str(kept),
         "folder": str(tmp_path / "aligned"),
         "image": "efficientnet-lite0@64",
         "text": "minilm",
@@ -82,7 +84,7 @@ def test_ranks_are_those_of_the_evaluation_and_are_kept(tiny_collection, finishe
     assert all(each["seeds"] == 2 for each in systems.values())
 
     experiments = hacan_experiments.Experiments(hacan_experiments.load(path, {}), "test", "cpu")
-    collection = Collection(open_with_rejects(str(tiny_collection), None)[0], finished_run / "features")
+    collection = Collection(open_with_rejects(str(tiny_collection), None)[0], kept)
     alone = [evaluate_stages([experiments.encoder("words", seed)], collection, "test", WEIGHED) for seed in (0, 1)]
     for stage in stages:
         mean = sum(each["systems"][stage]["rsum"] for each in alone) / 2
