@@ -17,7 +17,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  PYTHON=python3.12 names the interpreter (3.11 or newer), ARGS="..." is passed on to the command.'
 
-demo: $(VENV)/.demo-installed  ## train, evaluate and search on the demo set (at most 5 minutes after the install)
+demo: $(VENV)/.demo-installed  ## train, evaluate and search on the demo set (some 6 minutes on two cores, after the install)
 	@$(BIN)/modalloy demo $(ARGS)
 
 test: $(VENV)/.dev-installed  ## run every test, doctests included; e.g. ARGS="-k gallery"
