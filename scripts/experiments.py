@@ -97,7 +97,7 @@ def _compared(
     ranks = {name: [rank_queries(each, items.caption_image) for each in runs] for name, runs in systems.items()}
     comparison = compare(ranks, items.caption_image, reference=reference, inputs=inputs)
     split = items.paired.manifest[int(items.image_rows[0])].split
-    return {split: {"images": len(items.image_rows), "captions": len(items.caption_rows)}, **comparison.to_dict()}
+    return {split: items.counts(), **comparison.to_dict()}
 
 
 ON_VALIDATION = {"ablations": ablations, "lengths": lengths}

@@ -144,10 +144,9 @@ class Experiments:
         systems = self.systems(names, self.config.seeds)
         items = self.collection.paired([self.encoder(self.config.members(names[0])[0], self.config.seeds[0])])
         test = items.split(self.split)
-        counts = {"images": len(test.image_rows), "captions": len(test.caption_rows)}
         # Of some of the alignments alone, a reference may be none.
         reference = [name for name in self.config.reference if name in systems]
-        return with_counts(self.split, counts, compare(systems, test.caption_image, reference).to_dict())
+        return with_counts(self.split, test.counts(), compare(systems, test.caption_image, reference).to_dict())
 
 
 def load(path: str, overrides: Mapping[str, Any]) -> HacanExperiments:

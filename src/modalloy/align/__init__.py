@@ -8,6 +8,7 @@ from modalloy.align.cross_layer import (
     LocalConfig,
     candidate_cross_layer_similarity,
     compared_levels,
+    compared_packed,
     cross_layer_similarity,
 )
 from modalloy.align.encoder import AlignedEncoder
@@ -33,6 +34,7 @@ __all__ = [
     "candidate_cross_layer_similarity",
     "candidate_similarity",
     "compared_levels",
+    "compared_packed",
     "cross_layer_similarity",
     "f_hn",
     "gcd",

@@ -134,6 +134,18 @@ def compared_levels(
     return {level: Tokens(values[:, first:], mask[:, first:]) for level, (values, mask) in features.items()}
 
 
+def compared_packed(
+    modality: Modality, features: Mapping[Level, tuple[Float[Tensor, "packed width"], Int[Tensor, "items"]]]
+) -> dict[Level, Tokens]:
+    """`compared_levels` of packed tokens and their lengths, as stores and encoders give them.
+
+    >>> import torch
+    >>> compared_packed("image", {"high": (torch.randn(7, 8), torch.tensor([3, 4]))})["high"].mask.sum(1)
+    tensor([2, 3])
+    """
+    return compared_levels(modality, {level: pad(*packed) for level, packed in features.items()})
+
+
 @dataclass(frozen=True)
 class LocalConfig:
     """Shape of a local branch; HACAN's own, on ConvNeXt-base and BERT-base, is:
@@ -169,6 +181,11 @@ class LocalConfig:
             for term in CROSS_LAYER
             if getattr(self, f"image_{term.image}") is not None and getattr(self, f"text_{term.text}") is not None
         )
+
+    @property
+    def crosses(self) -> bool:
+        """Whether some of them are across levels, so that there can be a cross-layer stage."""
+        return not all(term.focal for term in self.terms)
 
 
 class LocalBranch(nn.Module):
@@ -228,10 +245,8 @@ class LocalBranch(nn.Module):
             DataError: the branch has no map of a level.
         """
         weight = self.image_high.weight
-        padded = {
-            level: pad(packed.to(weight.device, weight.dtype), lengths) for level, (packed, lengths) in levels.items()
-        }
-        return self.project(modality, compared_levels(modality, padded))
+        here = {level: (packed.to(weight.device, weight.dtype), lengths) for level, (packed, lengths) in levels.items()}
+        return self.project(modality, compared_packed(modality, here))
 
     def forward(
         self, images: Levels, captions: Levels, *, block: int | None = None

@@ -153,9 +153,17 @@ class AlignedEncoder(Encoder):
             DataError: the branch has no map of a level.
         """
         self._require(modality)
+        return self.branch().project_packed(modality, features)
+
+    def branch(self) -> LocalBranch:
+        """The local branch, where one is needed.
+
+        Raises:
+            ConfigError: there is none.
+        """
         if self.local is None:
             raise ConfigError(f"{self.spec} has no local branch; align with one (--align.local.dim 256).")
-        return self.local.project_packed(modality, features)
+        return self.local
 
     def token_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the image backbone's tokens."""

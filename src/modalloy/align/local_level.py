@@ -42,12 +42,11 @@ class LocalLevel(Encoder):
     """
 
     def __init__(self, encoder: AlignedEncoder, level: Level) -> None:
-        if encoder.local is None:
-            raise ConfigError(f"{encoder.spec} has no local branch; align with one (--align.local.dim 256).")
+        self._local = encoder.branch()
         self.modalities = tuple(each for each in encoder.modalities if level == "high" or each in encoder.mid)
         if not self.modalities:
             raise ConfigError(f"{encoder.spec} reads no mid level, only the last tokens; leave it out.")
-        self.encoder, self.level, self._local = encoder, level, encoder.local
+        self.encoder, self.level = encoder, level
         self.spec = f"local-{level}:{encoder.spec}"
         self.name = f"{encoder.name}, local branch's {level} level"
         self.device = encoder.device

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,7 +74,7 @@ def draw_splits(manifest: Manifest, config: SplitsConfig) -> Manifest:
     return Manifest(manifest.root, tuple(items))
 
 
-def validation_split(splits: Sequence[str]) -> str:
+def validation_split(splits: Collection[str]) -> str:
     """The split by which something is chosen: "tune" if there is one, so that "val" is left to the inputs.
 
     >>> validation_split(["train", "val", "test"]), validation_split(["train", "val", "tune"])

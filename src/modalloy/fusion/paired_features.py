@@ -81,6 +81,10 @@ class SplitFeatures:
     caption_rows: Int[Tensor, " captions"]
     caption_image: Int[Tensor, " captions"]
 
+    def counts(self) -> dict[str, int]:
+        """How many images and captions there are."""
+        return {"images": len(self.image_rows), "captions": len(self.caption_rows)}
+
     def vectors(self, fuser: Fuser) -> tuple[Float[Tensor, "images dim"], Float[Tensor, "captions dim"]]:
         """A fuser's retrieval vectors of these images and captions."""
         images = fuser.embed_rows(self.paired.image, self.image_rows)

@@ -9,7 +9,7 @@ from modalloy.data.rand_augment import RandAugment
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 
-UNFREEZE_DECIDES_NOTHING = ("workers", "recompute")
+_UNFREEZE_DECIDES_NOTHING = ("workers", "recompute")
 """Settings of `UnfreezeConfig` by which no result differs beyond rounding."""
 
 
@@ -85,7 +85,7 @@ class UnfreezeConfig:
 
     def deciding(self) -> dict[str, Any]:
         """What changes the result: not who reads the pictures, nor whether the same activations are computed twice."""
-        return {name: value for name, value in asdict(self).items() if name not in UNFREEZE_DECIDES_NOTHING}
+        return {name: value for name, value in asdict(self).items() if name not in _UNFREEZE_DECIDES_NOTHING}
 
 
 @dataclass(frozen=True)

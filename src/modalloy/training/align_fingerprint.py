@@ -26,20 +26,24 @@ def align_settings(config: AlignConfig) -> dict:
     return settings
 
 
-def align_fingerprint(config: AlignConfig, stores: Stores, manifest: Manifest, mid: Stores | None = None) -> str:
-    """SHA-256 of all that decides the result."""
+def deciding_settings(config: AlignConfig) -> dict:
+    """`align_settings` without what changes no result, and as they were before there was a choice of the split."""
     settings = align_settings(config)
-    # Alignments from before there was a choice stay valid.
     if config.split == "train":
         del settings["split"]
     if "unfreeze" in settings:
         settings["unfreeze"] = config.unfreeze.deciding()
+    return settings
+
+
+def align_fingerprint(config: AlignConfig, stores: Stores, manifest: Manifest, mid: Stores | None = None) -> str:
+    """SHA-256 of all that decides the result."""
     levels: dict[str, FeatureStore] = {modality: store for modality, store in stores.items()}
     levels |= {f"mid {modality}": store for modality, store in (mid or {}).items()}
     return sha256_of_settings(
         {
             "recipe": _RECIPE,
-            "config": settings,
+            "config": deciding_settings(config),
             "features": {level: store.fingerprint.digest for level, store in levels.items()},
             "rejects": {level: [r["id"] for r in store.rejects()] for level, store in levels.items()},
             "collection": manifest.fingerprint,

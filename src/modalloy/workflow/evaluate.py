@@ -40,7 +40,7 @@ def evaluate(
         for name, scores in zip(names, items.input_scores(), strict=True)
     }
     comparison = compare(systems, items.caption_image, reference=names[0])
-    counts = {"images": len(items.image_rows), "captions": len(items.caption_rows)}
+    counts = items.counts()
     if fold_size is not None:
         counts["fold_size"] = fold_size
     return with_counts(split, counts, comparison.to_dict())

@@ -85,7 +85,7 @@ class FusionFit:
         self.train = self.features.split("train")
         self._fitted: dict[tuple[str, int], Fuser] = {}
         self._experts: dict[tuple[ExpertConfig, int], TowerFuser] = {}
-        self.validation = self.features.split(validation_split(list(collection.manifest.counts())))
+        self.validation = self.features.split(validation_split(collection.manifest.counts()))
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -84,8 +84,7 @@ class LocalFeatures:
         Raises:
             DataError: there are none.
         """
-        items = self.paired.split(split)
-        counts = {"images": len(items.image_rows), "captions": len(items.caption_rows)}
+        counts = self.paired.split(split).counts()
         every = self.paired.manifest.counts()[split]
         if counts != every:
             _log.warning(
@@ -98,8 +97,7 @@ class LocalFeatures:
     def _member(self, place: int, items: SplitFeatures) -> Callable[[slice, slice], Member]:
         """What makes a member of some of a split's images and captions; what isn't mapped yet is mapped first."""
         encoder = self.encoders[place]
-        assert encoder.local is not None
-        config, device = encoder.local.config, encoder.device
+        config, device = encoder.branch().config, encoder.device
         all_rows: dict[Modality, Tensor] = {"image": items.image_rows, "text": items.caption_rows}
         readers = {
             modality: {

@@ -26,7 +26,7 @@ from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
 from modalloy.search import GALLERY
 from modalloy.threads import set_threads
-from modalloy.training.align_config import UNFREEZE_DECIDES_NOTHING
+from modalloy.training.align_fingerprint import deciding_settings
 from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
 from modalloy.workflow.collections import counts_line, open_with_rejects
@@ -190,12 +190,11 @@ class Run:
         """Compares all systems on the test split."""
         inputs = [each.name for each in self.config.inputs]
         comparison = compare(self.ranks, self.test.caption_image, reference=self._references(), inputs=inputs)
-        counts = {"images": len(self.test.image_rows), "captions": len(self.test.caption_rows)}
         regime = self.fits.regime
         found: dict[str, Any] = {} if regime is None else {"regime": regime.to_dict() | {"sentence": regime.sentence()}}
         if stages := self._stages():
             found["stages"] = stages
-        return {"test": counts, **comparison.to_dict(), "delivered": self.delivered.name, **found}
+        return {"test": self.test.counts(), **comparison.to_dict(), "delivered": self.delivered.name, **found}
 
     def _stages(self) -> dict[str, Any]:
         """What each input with a local branch gives on the test split, stage by stage."""
@@ -232,7 +231,7 @@ class Run:
         counts, rejects = self.collection.manifest.counts(), self._opened[1]
         why = f"; {len(rejects):,} were left out, first {rejects[0].id}: {rejects[0].reason}" if rejects else ""
         aligned = [each.align.split for each in self.config.inputs if each.encoder is None]
-        for split in ("train", *aligned, validation_split(list(counts)), "test"):
+        for split in ("train", *aligned, validation_split(counts), "test"):
             if not counts.get(split, {"captions": 0})["captions"]:
                 raise DataError(
                     f"{self.config.collection} has no captioned image in {split!r}, which a run needs; "
@@ -322,18 +321,7 @@ class Run:
                 del settings[name]
         if self.config.stages == WEIGHED:
             del config["stages"]
-        for each in config["inputs"]:
-            del each["encoder"], each["image"], each["text"]
-            # Reports from before there was a choice stay valid.
-            if each["align"]["split"] == "train":
-                del each["align"]["split"]
-            if each["align"]["local"]["dim"] is None:
-                del each["align"]["local"]
-            if each["align"]["unfreeze"]["epoch"] is None:
-                del each["align"]["unfreeze"]
-            else:
-                for name in UNFREEZE_DECIDES_NOTHING:
-                    del each["align"]["unfreeze"][name]
+        config["inputs"] = [{"name": each.name, "align": deciding_settings(each.align)} for each in self.config.inputs]
         return sha256_of_settings(
             {
                 "version": __version__,

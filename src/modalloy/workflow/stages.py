@@ -64,7 +64,7 @@ def evaluate_stages(
     found = {name: _found(features, split, config, which) for name, which in line_ups.items()}
     systems = {_label(name, stage): [ranks] for name, each in found.items() for stage, ranks in each.ranks.items()}
     comparison = compare(systems, features.paired.split(split).caption_image, reference=list(systems)[-1])
-    choose_on = validation_split(list(collection.manifest.counts()))
+    choose_on = validation_split(collection.manifest.counts())
     told = {
         "global_weight": {name or encoders[0].name: each.global_weight for name, each in found.items()},
         "depths": {
@@ -88,7 +88,7 @@ def rank_stages(
 
 
 def _features(encoders: Sequence[Encoder], collection: Collection, split: str, config: StagesConfig) -> LocalFeatures:
-    if config.chooses and validation_split(list(collection.manifest.counts())) == split:
+    if config.chooses and validation_split(collection.manifest.counts()) == split:
         raise ConfigError(
             f"{'the candidates' if config.depth is None else 'the weight'} would be chosen on {split!r}, the split to "
             "evaluate on; give numbers, such as 100:20 candidates and a weight of 0.2."
@@ -101,7 +101,7 @@ def _found(features: LocalFeatures, split: str, config: StagesConfig, which: Seq
     folds, choices = features.folds(split, config.fold_size, which), dict[Direction, DepthChoice]()
     depth, validation = config.depth or HierarchyConfig(), list[Fold]()
     if config.chooses:
-        choose_on = validation_split(list(features.paired.manifest.counts()))
+        choose_on = validation_split(features.paired.manifest.counts())
         validation = features.folds(choose_on, config.fold_size, which)
     ladder = _ladder(folds, config.ladder)
     if config.depth is None:
@@ -122,10 +122,9 @@ def _found(features: LocalFeatures, split: str, config: StagesConfig, which: Seq
 
 def _ladder(folds: Sequence[Fold], ladder: DepthLadder) -> DepthLadder:
     """The ladder, without a cross-layer stage where there are no terms for one."""
-    members = folds[0].search.members
-    if any(all(term.focal for term in member.local.terms) for member in members):
-        return replace(ladder, cross_candidates=())
-    return ladder
+    if all(member.local.crosses for member in folds[0].search.members):
+        return ladder
+    return replace(ladder, cross_candidates=())
 
 
 def _times(found: Mapping[str, StagesFound]) -> dict[str, dict[str, dict[str, float]]]:

@@ -57,7 +57,7 @@ def possible(config: StagesConfig, branch: LocalBranch) -> StagesConfig:
     >>> possible(WEIGHED, LocalBranch(LocalConfig(4, None, 4, None, dim=2))).depth.cross_candidates is None
     True
     """
-    if config.depth is None or not all(term.focal for term in branch.config.terms):
+    if config.depth is None or branch.config.crosses:
         return config
     return replace(config, depth=replace(config.depth, cross_candidates=None))
 

@@ -68,10 +68,9 @@ def _maps(
     captions: Int[Tensor, " pairs"],
 ) -> AttentionMaps:
     """The attention of the score of the last tokens, which is the second stage of HACAN's inference."""
-    assert encoder.local is not None
     regions = encoder.project_tokens("image", {"high": test.paired.image.stores[position].tokens(images)})["high"]
     words = encoder.project_tokens("text", {"high": test.paired.text.stores[position].tokens(captions)})["high"]
-    maps = attention_maps(regions, words, encoder.local.config.attention)
+    maps = attention_maps(regions, words, encoder.branch().config.attention)
     return AttentionMaps(*(each.cpu() for each in maps))
 
 
