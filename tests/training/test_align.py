@@ -1,7 +1,6 @@
 """Colours as pictures, their values as captions: small real stores that heads can align."""
 
 import dataclasses
-import hashlib
 import subprocess
 import sys
 from functools import partial
@@ -9,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
+from trainable_toys import colours
 
 from modalloy.align import AlignedEncoder
-from modalloy.data import Item, Manifest
+from modalloy.data import Manifest
 from modalloy.encoders import Encoded, Encoder, Fingerprint
 from modalloy.encoders.base import sha256_of_settings
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
@@ -63,19 +62,6 @@ class Colours(Encoder):
         return Encoded(nn.functional.normalize(summary, dim=-1), summary, torch.ones(len(summary), dtype=torch.long))
 
 
-def collection(root: Path, splits: dict[str, int]) -> Manifest:
-    generator = torch.Generator().manual_seed(0)
-    items = []
-    for number, split in enumerate(split for split, count in splits.items() for _ in range(count)):
-        red, green, blue = torch.randint(256, (3,), generator=generator).tolist()
-        path = root / f"{number}.png"
-        Image.new("RGB", (2, 2), (red, green, blue)).save(path)
-        captions = (f"{red} {green} {blue}", f"{red} {green} {blue} again")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        items.append(Item(str(number), path.name, sha256, split, captions))
-    return Manifest(root, tuple(items))
-
-
 def features(manifest: Manifest, folder: Path, weights: str = "a") -> tuple[FeatureStore, FeatureStore]:
     return tuple(
         extract(Colours(m, weights), m, manifest, folder / m, workers=1, shard_size=16, progress=False)
@@ -85,7 +71,7 @@ def features(manifest: Manifest, folder: Path, weights: str = "a") -> tuple[Feat
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Manifest:
-    return collection(tmp_path_factory.mktemp("pictures"), SPLITS)
+    return colours(tmp_path_factory.mktemp("pictures"), SPLITS)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +177,7 @@ def test_heads_are_centered_on_the_training_split(manifest, stores, tmp_path):
 
 def test_rejected_items_are_left_out(tmp_path):
     (tmp_path / "pictures").mkdir()
-    manifest = collection(tmp_path / "pictures", SPLITS)
+    manifest = colours(tmp_path / "pictures", SPLITS)
     for number in (3, 41):  # one of train, one of val
         (tmp_path / f"pictures/{number}.png").write_bytes(b"no picture")
     stores = features(manifest, tmp_path / "features")
@@ -204,7 +190,7 @@ def test_rejected_items_are_left_out(tmp_path):
 
 def test_without_a_validation_split_nothing_is_validated(tmp_path):
     (tmp_path / "pictures").mkdir()
-    manifest = collection(tmp_path / "pictures", {"train": 12})
+    manifest = colours(tmp_path / "pictures", {"train": 12})
     fit_on_cpu(CONFIG, features(manifest, tmp_path / "features"), manifest, tmp_path / "run")
     assert "val_" not in (tmp_path / "run/metrics.jsonl").read_text()
 

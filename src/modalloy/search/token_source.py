@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align.cross_layer import Levels, compared_levels
+from modalloy.align.cross_layer import Levels, compared_packed
 from modalloy.align.local_similarity import Tokens
 from modalloy.encoders import Level, Modality
 from modalloy.errors import ConfigError, DataError
-from modalloy.features import pad
 
 ReadTokens = Callable[[Int[Tensor, "batch"]], tuple[Float[Tensor, "packed width"], Int[Tensor, "batch"]]]
 """Packed tokens of some rows, and how many each has: `FeatureStore.tokens`."""
@@ -84,12 +83,12 @@ class StoredTokens:
             DataError: there are no tokens of a level.
             FeatureError: a shard is damaged, or has no such row.
         """
-        rows, padded = self._rows[items], {}
+        rows, packed = self._rows[items], {}
         for level in levels:
             _require_level(level, self._readers)
-            packed, lengths = self._readers[level](rows)
-            padded[level] = pad(packed.to(self._device), lengths)
-        return {level: _wide(tokens) for level, tokens in compared_levels(self._modality, padded).items()}
+            tokens, lengths = self._readers[level](rows)
+            packed[level] = tokens.to(self._device), lengths
+        return {level: _wide(compared) for level, compared in compared_packed(self._modality, packed).items()}
 
 
 class HeldTokens:

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modalloy.align import Tokens, compared_levels
+from modalloy.align import Tokens, compared_packed
 from modalloy.encoders import Encoded, Level, Modality
-from modalloy.features import pad
 from modalloy.training.align_batches import Gallery, Sample, TokenBatch
 
 _NONE = torch.empty(0, dtype=torch.long)
@@ -57,10 +56,10 @@ class EncodedItems:
     def tokens(self) -> dict[Level, Tokens]:
         """What a local branch compares of the sampled items; there must be one or more."""
         packed = {
-            level: pad(torch.cat(tokens), torch.tensor([len(each) for each in tokens]))
+            level: (torch.cat(tokens), torch.tensor([len(each) for each in tokens]))
             for level, tokens in self._tokens.items()
         }
-        return compared_levels(self._modality, packed)
+        return compared_packed(self._modality, packed)
 
 
 def encoded_gallery(images: EncodedItems, captions: EncodedItems, caption_image: Int[Tensor, "all"]) -> Gallery:

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from modalloy.align import Tokens, compared_levels
+from modalloy.align import Tokens, compared_packed
 from modalloy.encoders import Encoded, Encoder, Level, Modality
 from modalloy.encoders.base import MODALITIES, Prepared
 from modalloy.errors import ConfigError, DataError
-from modalloy.features import pad
 from modalloy.training.align_batches import PairBatch, TokenBatch
 from modalloy.training.align_module import Alignment
 from modalloy.training.align_pictures import PictureBatch, PictureSplit
@@ -156,4 +155,4 @@ def trainable(encoders: Mapping[Modality, Encoder]) -> dict[str, nn.Module]:
 
 
 def _compared(modality: Modality, levels: Mapping[Level, Encoded]) -> dict[Level, Tokens]:
-    return compared_levels(modality, {level: pad(each.tokens, each.lengths) for level, each in levels.items()})
+    return compared_packed(modality, {level: (each.tokens, each.lengths) for level, each in levels.items()})
