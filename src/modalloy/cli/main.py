@@ -16,22 +16,24 @@ from modalloy.cli.evaluate import Evaluate
 from modalloy.cli.extract import Extract
 from modalloy.cli.fuse import Fuse
 from modalloy.cli.imports import Import
+from modalloy.cli.index import Index
 from modalloy.cli.parser import USER_MISTAKE, Parser
 from modalloy.cli.report import Report
 from modalloy.cli.run import Run
 from modalloy.cli.search import Search
-from modalloy.cli.verb import Verb
+from modalloy.cli.verb import Verb, VerbGroup
 from modalloy.errors import ModalloyError
 from modalloy.memory import keep_freed_memory
 from modalloy.threads import set_threads
 
-VERBS: tuple[Verb, ...] = (
+VERBS: tuple[Verb | VerbGroup, ...] = (
     Demo(),
     Run(),
     Extract(),
     Align(),
     Fuse(),
     Evaluate(),
+    Index(),
     Search(),
     Report(),
     Import(),
@@ -59,9 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(arguments: Sequence[str]) -> int:
     parser = _parser(arguments)
     options = parser.parse_args(arguments)
-    verb = next(verb for verb in VERBS if verb.name == options.verb)
+    verb, prog = _find(VERBS, options.verb), f"{parser.prog} {options.verb}"
     try:
         chosen: Namespace = parser.instantiate(options)[verb.name]
+        if isinstance(verb, VerbGroup):
+            verb, prog = _find(verb.verbs, chosen.verb), f"{prog} {chosen.verb}"
+            chosen = chosen[verb.name]
+        assert isinstance(verb, Verb)
         set_threads(chosen.threads)
         keep_freed_memory()
         result = verb.execute(chosen)
@@ -71,9 +77,13 @@ def _command(arguments: Sequence[str]) -> int:
             verb.show(result, Console(width=_width(sys.stdout.isatty())))
     # An OSError is a folder that can't be written to, a file in a folder's place, a full disk.
     except (ModalloyError, OSError) as error:
-        print(f"{parser.prog} {verb.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_MISTAKE
     return verb.exit_code(result)
+
+
+def _find(verbs: Sequence[Verb | VerbGroup], name: str) -> Verb | VerbGroup:
+    return next(verb for verb in verbs if verb.name == name)
 
 
 def _width(is_terminal: bool) -> int | None:
@@ -89,21 +99,31 @@ def _parser(arguments: Sequence[str]) -> Parser:
         description="One stronger image-text retriever out of the encoders you already have.",
         allow_abbrev=False,
     )
-    parser.verbs = {}
-    subcommands = parser.add_subcommands(dest="verb", required=True)
-    for verb in VERBS:
-        subparser = Parser(description=f"{verb.summary} Example: {verb.example}", allow_abbrev=False)
-        # To declare its options a verb may have to import what trains, which takes seconds.
-        if verb.name in arguments:
-            verb.add_arguments(subparser)
-        subparser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-        subparser.add_argument(
-            "--threads", type=int | None, default=None, help="threads of the arithmetic; default: the idle cores"
-        )
-        subcommands.add_subcommand(verb.name, subparser, help=verb.summary)
-        subparser.prog = f"{parser.prog} {verb.name}"
-        parser.verbs[verb.name] = subparser
+    _add_verbs(parser, VERBS, arguments)
     return parser
+
+
+def _add_verbs(parser: Parser, verbs: Sequence[Verb | VerbGroup], arguments: Sequence[str]) -> None:
+    parsers: dict[str, Parser] = {}
+    parser.verbs = parsers
+    subcommands = parser.add_subcommands(dest="verb", required=True)
+    for verb in verbs:
+        description = verb.summary if isinstance(verb, VerbGroup) else f"{verb.summary} Example: {verb.example}"
+        subparser = Parser(description=description, allow_abbrev=False)
+        if isinstance(verb, Verb):
+            # To declare its options a verb may have to import what trains, which takes seconds.
+            if verb.name in arguments:
+                verb.add_arguments(subparser)
+            subparser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+            subparser.add_argument(
+                "--threads", type=int | None, default=None, help="threads of the arithmetic; default: the idle cores"
+            )
+        subcommands.add_subcommand(verb.name, subparser, help=verb.summary)
+        # Adding it as a subcommand changes its name.
+        subparser.prog = f"{parser.prog} {verb.name}"
+        parsers[verb.name] = subparser
+        if isinstance(verb, VerbGroup):
+            _add_verbs(subparser, verb.verbs, arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -15,24 +16,27 @@ USER_MISTAKE = 2
 class Parser(ArgumentParser):
     """A parser of one verb, or of the program, whose verbs' parsers are in `verbs`."""
 
-    verbs: "dict[str, Parser]"
+    verbs: "Mapping[str, Parser]" = MappingProxyType({})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the mistake and exits with 2."""
         reason, parser = " ".join(str(message).split()), self
         if found := re.search(r"arguments are required: (.+)", reason):
             parser, reason = self._missing(found[1].split(", "))
-        elif 'expected "verb"' in reason:
-            reason = f"name a verb: {', '.join(self.verbs)}"
+        elif found := re.search(r'expected "(?:(\w+)\.)?verb"', reason):
+            parser = self.verbs[found[1]] if found[1] else self
+            reason = f"name a verb: {', '.join(parser.verbs)}"
         elif found := re.match(r'Parser key "([^"]+)": .*?(?:(?:Given|Got) value: (.*)|Unable to load config)', reason):
             reason = self._misfit(found[1], found[2]) or reason
         print(f"{parser.prog}: {reason} (see {parser.prog} --help)", file=sys.stderr)
         sys.exit(USER_MISTAKE)
 
     def _missing(self, keys: Sequence[str]) -> "tuple[Parser, str]":
-        verb = keys[0].partition(".")[0]
+        verb, _, rest = keys[0].partition(".")
         parser = self.verbs[verb]
         names = [key.removeprefix(f"{verb}.") for key in keys]
+        if rest.partition(".")[0] in parser.verbs:
+            return parser._missing(names)
         options = parser._option_string_actions
         shown = [f"--{name}" if f"--{name}" in options else name.upper() for name in names]
         return parser, f"missing {', '.join(shown)}"

@@ -44,6 +44,17 @@ class Verb(ABC):
         return 0
 
 
+class VerbGroup:
+    """Several verbs behind one word, such as `modalloy index build` and `modalloy index add`."""
+
+    name: str
+    """The word on the command line."""
+    summary: str
+    """One sentence for `--help`."""
+    verbs: tuple[Verb, ...]
+    """What may follow it."""
+
+
 def add_collection(parser: ArgumentParser) -> None:
     """The arguments by which most verbs find a collection and its features."""
     parser.add_argument(

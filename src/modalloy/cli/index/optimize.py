@@ -1,0 +1,33 @@
+"""modalloy index optimize"""
+
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from modalloy.cli.verb import Verb
+
+
+class Optimize(Verb):
+    """Makes an index fast again."""
+
+    name = "optimize"
+    summary = "Make searches fast again after many changes, and drop what no reader needs any more."
+    example = "modalloy index optimize index"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """See `Verb`."""
+        parser.add_argument("index", type=str, help="the index: a folder or a URI")
+
+    def execute(self, options: Namespace) -> dict[str, Any]:
+        """See `Verb`."""
+        from modalloy.index import open_index
+
+        index = open_index(options.index)
+        index.optimize()
+        snapshot = index.snapshot()
+        return {"index": index.location, "version": snapshot.version, "rows": snapshot.count()}
+
+    def show(self, result: dict[str, Any], console: Console) -> None:
+        """See `Verb`."""
+        console.print(f"{result['index']}: {result['rows']:,} rows are compact and indexed.")

@@ -1,0 +1,169 @@
+"""The seam of the index: what any store of retrieval vectors offers to what fills it and what searches it.
+
+Everything that reads goes by a snapshot, which never changes: whoever holds one sees one state of the index, whatever
+is written meanwhile.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
+
+import pyarrow as pa
+from jaxtyping import Float
+from torch import Tensor
+
+from modalloy.encoders import Fingerprint, Modality
+from modalloy.errors import CheckpointError, one_line
+from modalloy.index.condition import Condition
+from modalloy.index.schema import MetaKind
+
+FORMAT = "modalloy-index-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A collection whose pictures an index holds, so that they can be looked through again."""
+
+    name: str
+    """Unique in the index. The ids of its items begin with "NAME:", except where the name is empty."""
+    collection: str
+    """What `read_collection` reads: a folder or a file, as an absolute path, or "demo"."""
+    images: str | None
+    """The folder of a list's pictures, if elsewhere."""
+    root: str
+    """The folder that the paths of its pictures start from, absolute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an index says of itself."""
+
+    spec: str
+    """The encoder that makes its vectors, as `load_encoder` takes it."""
+    fingerprints: Mapping[Modality, Fingerprint]
+    """Of that encoder; a query made by another one is refused."""
+    dim: int
+    """Length of a retrieval vector."""
+    sources: tuple[Source, ...] = ()
+    """Where its pictures come from."""
+    generation: int = 0
+    """Grows when all vectors are replaced by another encoder's."""
+
+    def with_source(self, source: Source) -> Self:
+        """The same with a source added, or replaced by its name."""
+        return replace(self, sources=(*(each for each in self.sources if each.name != source.name), source))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "format": FORMAT,
+            "spec": self.spec,
+            "fingerprints": {modality: made_by.to_dict() for modality, made_by in self.fingerprints.items()},
+            "dim": self.dim,
+            "sources": [asdict(source) for source in self.sources],
+            "generation": self.generation,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str) -> Self:
+        """What `to_dict` gave.
+
+        Raises:
+            CheckpointError: it isn't an index's, or of another format.
+        """
+        if value.get("format") != FORMAT:
+            raise CheckpointError(f"{where} isn't an index: expected {FORMAT!r}, got {value.get('format')!r}.")
+        try:
+            return cls(
+                spec=value["spec"],
+                fingerprints={side: Fingerprint.from_dict(made_by) for side, made_by in value["fingerprints"].items()},
+                dim=int(value["dim"]),
+                sources=tuple(Source(**source) for source in value["sources"]),
+                generation=int(value["generation"]),
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{where} doesn't describe an index ({one_line(error)}); build it again.") from error
+
+
+class Found(NamedTuple):
+    """The answers to one query, best first."""
+
+    ids: list[str]
+    """Of the pictures or captions."""
+    scores: list[float]
+    """Their inner products with the query, in float32 or better."""
+
+
+class Snapshot(Protocol):
+    """One state of an index; safe to read from several threads."""
+
+    head: Head
+    version: int
+    """Another number for each state."""
+
+    @property
+    def metadata(self) -> Mapping[str, MetaKind]:
+        """The users' fields and their kinds."""
+
+    def search(
+        self,
+        modality: Modality,
+        queries: Float[Tensor, "queries dim"],
+        k: int,
+        where: Sequence[Condition] = (),
+        exact: bool = False,
+    ) -> list[Found]:
+        """The `k` pictures, or captions, with the largest inner products for each query; fewer where there are fewer.
+
+        Args:
+            modality: what to find.
+            queries: finite.
+            k: how many.
+            where: conditions that all must hold.
+            exact: look at every vector, however many there are.
+
+        Raises:
+            ConfigError: `k` is below 1, or the index has no such field.
+            DataError: a query isn't finite, or of another length than the index's vectors.
+        """
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of some rows, in the order of `ids`; ids that aren't there are left out."""
+
+    def scan(
+        self,
+        columns: Sequence[str],
+        where: Sequence[Condition] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows that satisfy the conditions, in an order that is the same for the snapshot."""
+
+    def count(self, where: Sequence[Condition] = ()) -> int:
+        """How many rows satisfy the conditions."""
+
+
+class Index(Protocol):
+    """A store of pictures and captions with their retrieval vectors."""
+
+    location: str
+    """A folder or a URI."""
+
+    def snapshot(self) -> Snapshot:
+        """The newest state."""
+
+    def commit(self, rows: pa.Table | None = None, removed: Sequence[str] = (), head: Head | None = None) -> None:
+        """Adds and replaces rows, and removes others, by their ids: all at once, or nothing.
+
+        Args:
+            rows: columns as `rows_schema` says; fields of metadata that the index doesn't have yet are added to it.
+            removed: ids of rows to remove; those that aren't there are ignored.
+            head: what the index says of itself from now on; of the same encoder and generation. It is written first, so
+                that there is no row whose source isn't known.
+
+        Raises:
+            DataError: the rows don't fit the index, or two of them have the same id.
+        """
+
+    def optimize(self) -> None:
+        """Makes searches fast again after many commits, and drops what no reader needs any more."""

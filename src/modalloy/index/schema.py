@@ -1,0 +1,96 @@
+"""The rows of an index: one for each picture and one for each caption, in one table, so that a commit is one.
+
+A picture has an `image_vector` and a caption a `text_vector`; the other one is null, and so never found. What users
+know of a picture besides stands in columns of its own, `meta_NAME`, which captions have too, so that both can be
+filtered.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import pyarrow as pa
+
+from modalloy.encoders import Modality
+from modalloy.errors import DataError
+
+VECTOR: Mapping[Modality, str] = {"image": "image_vector", "text": "text_vector"}
+"""The column of each modality's retrieval vectors."""
+
+META = "meta_"
+"""What the columns of metadata begin with."""
+
+MetaKind = Literal["text", "number", "truth"]
+META_TYPES: Mapping[MetaKind, pa.DataType] = {"text": pa.string(), "number": pa.float64(), "truth": pa.bool_()}
+"""What metadata can be: a text, a number, or true or false."""
+
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+COLUMNS: Mapping[str, pa.DataType] = {
+    # The picture's id, or "<picture's id>#<number>" of a caption; unique in the index.
+    "id": pa.string(),
+    # "image" or "text".
+    "modality": pa.string(),
+    # Of the picture, also in the rows of its captions.
+    "picture_id": pa.string(),
+    # The name of the source that it came from, see `Source`.
+    "source": pa.string(),
+    # The picture's file, relative to its source's root, with "/".
+    "path": pa.string(),
+    # Of the picture's file; with its size and time it tells whether the file changed.
+    "sha256": pa.string(),
+    "bytes": pa.int64(),
+    "modified_ns": pa.int64(),
+    "split": pa.string(),
+    # All captions of a picture; of a caption its text alone.
+    "captions": pa.list_(pa.string()),
+    # In pixels, of the upright picture; null for captions.
+    "width": pa.int32(),
+    "height": pa.int32(),
+    # A small JPEG, null for captions.
+    "thumbnail": pa.binary(),
+}
+"""The columns besides vectors and metadata, and their types."""
+
+FILTERED = ("id", "modality", "picture_id", "source", "path", "split", "width", "height", "bytes")
+"""The columns besides metadata that a condition can be about."""
+
+
+def rows_schema(dim: int, metadata: Mapping[str, MetaKind] | None = None) -> pa.Schema:
+    """The schema of an index's rows.
+
+    Args:
+        dim: length of a retrieval vector.
+        metadata: the kinds of the users' fields, by name.
+
+    Raises:
+        DataError: a field's name can't be a column's.
+
+    >>> rows_schema(4, {"camera": "text"}).field("meta_camera").type
+    DataType(string)
+    """
+    for name in metadata or {}:
+        check_field(name)
+    return pa.schema(
+        [
+            *COLUMNS.items(),
+            *((column, pa.list_(pa.float32(), dim)) for column in VECTOR.values()),
+            *((META + name, META_TYPES[kind]) for name, kind in (metadata or {}).items()),
+        ]
+    )
+
+
+def metadata_kinds(schema: pa.Schema) -> dict[str, MetaKind]:
+    """The users' fields of a schema and their kinds.
+
+    >>> metadata_kinds(rows_schema(4, {"year": "number"}))
+    {'year': 'number'}
+    """
+    kinds = {kind: name for name, kind in META_TYPES.items()}
+    return {field.name.removeprefix(META): kinds[field.type] for field in schema if field.name.startswith(META)}
+
+
+def check_field(name: str) -> None:
+    """Raises a DataError unless `name` can be a metadata field's."""
+    if not _FIELD.fullmatch(name):
+        raise DataError(f"a field of metadata is named with letters, digits and '_', got {name!r}; rename it.")

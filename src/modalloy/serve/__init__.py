@@ -1,0 +1,1 @@
+"""The service: searches over HTTP, and a page in the browser."""
