@@ -6,6 +6,7 @@ LanceDB makes each commit to a table a version, all or nothing, and keeps earlie
 """
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -228,6 +229,8 @@ class LanceIndex:
 
 def _connect(location: str | Path) -> tuple[str, "DBConnection"]:
     """A folder's absolute path, or the URI, and the database there."""
+    # Otherwise it warns of each table that isn't there before it is made.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     import lancedb
 
     location = str(location) if is_uri(str(location)) else str(Path(location).resolve())
