@@ -33,7 +33,7 @@ def test_only_files_that_look_changed_are_read(tmp_path, reads):
     write(tmp_path / "b.png", 2)
     os.utime(tmp_path / "c.png", ns=(1, 1))
     reads.clear()
-    manifest, _ = read_collection(tmp_path, known=KnownFiles(before))
+    manifest, _ = read_collection(tmp_path, known_files=KnownFiles(before))
     assert reads == ["b.png", "c.png"]
     assert [item.sha256 for item in manifest] == [sha256_of(tmp_path / item.path) for item in manifest]
 

@@ -65,7 +65,7 @@ def write_picture(path: Path, colour: int, captions=None) -> Path:
 def bring(index, encoder, folder: Path, name="", **options):
     """Syncs the index with a folder."""
     source = Source(name, str(folder), None, str(folder))
-    return sync(index, encoder, source, lambda known: read_collection(folder, known=known), SyncConfig(**options))
+    return sync(index, encoder, source, lambda known: read_collection(folder, known_files=known), SyncConfig(**options))
 
 
 def rows_in(index, but=()):

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from modalloy.data.known_files import FileState
+from modalloy.data.metadata import MetaValue
 
 Kind = Literal["new", "changed", "moved", "recaptioned", "touched"]
 """touched: only what is known of the picture, such as its split or the time of its file, is another."""
-
-Metadata = Mapping[str, str | float | bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Picture:
     """One of `SPLITS`."""
     captions: tuple[str, ...]
     """Any number of them."""
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Mapping[str, MetaValue] = field(default_factory=dict)
     """What users know of it besides."""
 
     @property

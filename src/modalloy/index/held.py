@@ -5,13 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from modalloy.data.item import Item
 from modalloy.data.known_files import FileState
+from modalloy.data.metadata import MetaKind, kind_of
 from modalloy.errors import DataError
 from modalloy.index.base import Snapshot
-from modalloy.index.changes import Metadata, Picture
+from modalloy.index.changes import Picture
 from modalloy.index.condition import Condition
-from modalloy.index.schema import META, MetaKind, rows_schema
+from modalloy.index.schema import META, rows_schema
 
 _COLUMNS = ("id", "path", "sha256", "bytes", "modified_ns", "split", "captions")
 
@@ -84,21 +84,10 @@ def merged_kinds(known: Mapping[str, MetaKind], pictures: Iterable[Picture]) -> 
     kinds = dict(known)
     for picture in pictures:
         for name, value in picture.metadata.items():
-            kind = _kind(value)
+            kind = kind_of(value)
             if kinds.setdefault(name, kind) != kind:
                 raise DataError(
                     f"picture {picture.id!r}: the field {name!r} is a {kinds[name]} in the index, got {value!r}; "
                     "give it that kind everywhere, or another name."
                 )
     return kinds
-
-
-def _kind(value: str | float | bool) -> MetaKind:
-    if isinstance(value, bool):
-        return "truth"
-    return "text" if isinstance(value, str) else "number"
-
-
-def metadata_of(item: Item) -> Metadata:
-    """What users know of a manifest's item."""
-    return {}

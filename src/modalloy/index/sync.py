@@ -17,7 +17,7 @@ from modalloy.errors import ConfigError, DataError, ImageError
 from modalloy.index.base import Head, Index, Source
 from modalloy.index.changes import Change, Changes, Kind, Picture, compare
 from modalloy.index.embedding import Ahead, Embedded, Embedding
-from modalloy.index.held import held_pictures, merged_kinds, metadata_of, table_of
+from modalloy.index.held import held_pictures, merged_kinds, table_of
 from modalloy.progress import BAR_FROM, track
 
 Read = Callable[[KnownFiles], tuple[Manifest, list[Reject]]]
@@ -179,7 +179,7 @@ def _wanted(manifest: Manifest, source: Source, files: KnownFiles) -> tuple[list
         except ImageError as error:
             rejects.append(Reject(id, str(error)))
             continue
-        wanted.append(Picture(id, item.path, file, item.split, item.captions, metadata_of(item)))
+        wanted.append(Picture(id, item.path, file, item.split, item.captions, item.metadata))
     return wanted, rejects
 
 

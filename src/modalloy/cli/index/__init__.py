@@ -1,6 +1,10 @@
 """modalloy index: what makes an index and keeps it current."""
 
+from modalloy.cli.index.add import Add
+from modalloy.cli.index.build import Build
 from modalloy.cli.index.optimize import Optimize
+from modalloy.cli.index.remove import Remove
+from modalloy.cli.index.update import Update
 from modalloy.cli.verb import VerbGroup
 
 
@@ -9,4 +13,4 @@ class Index(VerbGroup):
 
     name = "index"
     summary = "Make an index of your pictures, and keep it current."
-    verbs = (Optimize(),)
+    verbs = (Build(), Add(), Update(), Remove(), Optimize())

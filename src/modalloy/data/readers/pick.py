@@ -50,7 +50,7 @@ def read_collection(
     *,
     split: str = "train",
     decode: bool = False,
-    known: KnownFiles | None = None,
+    known_files: KnownFiles | None = None,
 ) -> tuple[Manifest, list[Reject]]:
     """Reads a collection of any known form and checks its files.
 
@@ -75,7 +75,7 @@ def read_collection(
         images: the folder that image paths start from, where it isn't the file's own.
         split: the split of images for which the collection names none.
         decode: whether to decode each image fully instead of its header alone; slower, finds truncated files.
-        known: what is known of the files; those that are as they were aren't read.
+        known_files: what is known of the pictures' files; those that are as they were aren't read.
 
     Raises:
         DataError: the form isn't known, or the collection's structure is at fault.
@@ -87,7 +87,12 @@ def read_collection(
         return Manifest.load(files[0], images), []
     collection = _read(root, files, images, split)
     manifest, rejects = build_manifest(
-        collection.records, collection.root, expected=collection.expected, decode=decode, name=path, known=known
+        collection.records,
+        collection.root,
+        expected=collection.expected,
+        decode=decode,
+        name=path,
+        known_files=known_files,
     )
     return manifest, [*collection.rejects, *rejects]
 
