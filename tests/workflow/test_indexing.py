@@ -129,7 +129,7 @@ def test_mistakes_leave_no_folder_behind(location, tmp_path, folder, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="nowhere isn't there"):
         build(location, tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="there is no alloy in runs/"):
+    with pytest.raises(ConfigError, match=r"there is no alloy in runs/"):
         Keeper(location).build(str(folder))
     for step in (Keeper(location).update, lambda: Keeper(location).add(str(folder)), Keeper(location).watch):
         with pytest.raises(CheckpointError, match="holds no index"):
@@ -172,7 +172,7 @@ def test_a_killed_upgrade_goes_on_where_it_stopped(keeper, folder, location, enc
     forward = encoder.forward
 
     def failing(modality, prepared):
-        if encoder.embedded.count("image") == 2:
+        if modality == "image" and encoder.embedded.count("image") == 2:
             raise RuntimeError("killed")
         return forward(modality, prepared)
 
@@ -191,7 +191,7 @@ def test_an_upgrade_does_not_lose_a_disk_that_is_not_mounted(keeper, folder, loc
     before = rows(location)
     for number in range(3):
         (folder / f"{number}.png").unlink()
-    with pytest.raises(DataError, match="3 of the 4 pictures .* are gone"):
+    with pytest.raises(DataError, match=r"3 of the 4 pictures .* are gone"):
         keeper.build(str(folder), spec="counting-c")
     assert rows(location) == before
     assert build(location, folder, "counting-c", allow_removals=True).sources[0].pictures == 1
