@@ -6,7 +6,7 @@ is written meanwhile.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 from jaxtyping import Float
@@ -94,6 +94,7 @@ class Found(NamedTuple):
     """Their inner products with the query, in float32 or better."""
 
 
+@runtime_checkable
 class Snapshot(Protocol):
     """One state of an index; safe to read from several threads."""
 
@@ -143,6 +144,7 @@ class Snapshot(Protocol):
         """How many rows satisfy the conditions."""
 
 
+@runtime_checkable
 class Index(Protocol):
     """A store of pictures and captions with their retrieval vectors."""
 
