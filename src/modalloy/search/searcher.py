@@ -1,8 +1,7 @@
 """Questions in words or pictures, answered from an index that may grow meanwhile."""
 
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -16,11 +15,16 @@ from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import CheckpointError
 from modalloy.index import Index, Snapshot
 from modalloy.search.hit import Answer, Hit
+from modalloy.search.local_scores import LocalScores, local_encoders
 from modalloy.search.query import Part, Query
+from modalloy.search.rerank import Reranker
+from modalloy.search.timing import timed
 from modalloy.search.view import View
 
 INDEX = "index"
 """The folder in which a run, or an alloy, keeps its index."""
+LOCAL = "local"
+"""The second stage by HACAN's local score."""
 _BEFORE = "gallery"
 
 
@@ -33,25 +37,35 @@ class Searcher:
     Args:
         index: what is searched.
         encoder: what encodes questions; by default the one that the index names.
+        rerankers: second stages by name, besides "local", which there is where the encoder has a local branch.
 
     Raises:
         CheckpointError: the index was made by another encoder, or with other weights or preprocessing.
         ConfigError: the encoder that the index names isn't known.
     """
 
-    def __init__(self, index: Index, encoder: Encoder | None = None) -> None:
-        self._index, self._own = index, encoder is None
+    def __init__(
+        self, index: Index, encoder: Encoder | None = None, rerankers: Mapping[str, Reranker] | None = None
+    ) -> None:
+        self._index, self._own, self._rerankers = index, encoder is None, dict(rerankers or {})
         self._encoding, self._refreshing = threading.Lock(), threading.Lock()
         snapshot = index.snapshot()
-        self._view = View(snapshot, encoder or self._load(snapshot), self._encoding)
+        encoder = encoder or self._load(snapshot)
+        self._view = View(snapshot, encoder, self._second_stages(encoder), self._encoding)
 
     @classmethod
-    def open(cls, location: str | Path, encoder: Encoder | None = None) -> Self:
+    def open(
+        cls,
+        location: str | Path,
+        encoder: Encoder | None = None,
+        rerankers: Mapping[str, Reranker] | None = None,
+    ) -> Self:
         """Opens an index.
 
         Args:
             location: the index's folder or URI, or the folder of a run or an alloy that holds one.
             encoder: by default the one that the index names.
+            rerankers: second stages by name, such as `{"itm": CrossEncoder(folder)}`.
 
         Raises:
             CheckpointError: there is no index, it is damaged, or was made by another encoder.
@@ -59,7 +73,7 @@ class Searcher:
         """
         from modalloy.index import open_index
 
-        return cls(open_index(find_index(location)), encoder)
+        return cls(open_index(find_index(location)), encoder, rerankers)
 
     @property
     def view(self) -> View:
@@ -88,10 +102,11 @@ class Searcher:
             old, snapshot = self._view, self._index.snapshot()
             if (snapshot.version, snapshot.head.generation) == (old.snapshot.version, old.snapshot.head.generation):
                 return False
-            encoder = old.encoder
+            encoder, rerankers = old.encoder, old.rerankers
             if self._own and snapshot.head.fingerprints != old.snapshot.head.fingerprints:
                 encoder = self._load(snapshot)
-            view = View(snapshot, encoder, self._encoding)
+                rerankers = self._second_stages(encoder)
+            view = View(snapshot, encoder, rerankers, self._encoding)
             for modality in old.sampled:
                 view.sample(modality)
             self._view = view
@@ -113,11 +128,11 @@ class Searcher:
             DataError: the question names an item that the index doesn't have.
             ConfigError: the index or its encoder can't do what the question asks for.
         """
-        view, start = self._view, time.perf_counter()
-        vectors = view.encode(query.parts)
-        encoding = (time.perf_counter() - start) * 1000
+        view, took = self._view, dict[str, float]()
+        with timed(took, "encode"):
+            vectors = view.encode(query.parts)
         answer = view.answer(query, vectors)
-        return replace(answer, milliseconds={"encode": encoding, **answer.milliseconds})
+        return replace(answer, milliseconds={**took, **answer.milliseconds})
 
     def by_text(self, text: str, k: int = 10, target: Modality = "image") -> list[Hit]:
         """The `k` images, or captions, most similar to a text, best first.
@@ -138,6 +153,10 @@ class Searcher:
             ConfigError: `k` is below 1, or the encoder takes no images.
         """
         return list(self.search(Query((Part(image=image),), target, k)).hits)
+
+    def _second_stages(self, encoder: Encoder) -> dict[str, Reranker]:
+        local: dict[str, Reranker] = {LOCAL: LocalScores(encoder)} if any(local_encoders(encoder)) else {}
+        return local | self._rerankers
 
     def _load(self, snapshot: Snapshot) -> Encoder:
         # A run that moves as a whole names its encoder relative to the index.
