@@ -151,6 +151,10 @@ class Index(Protocol):
     location: str
     """A folder or a URI."""
 
+    @property
+    def head(self) -> Head:
+        """What the generation that this writes to says of itself."""
+
     def snapshot(self) -> Snapshot:
         """The newest state."""
 
@@ -169,3 +173,17 @@ class Index(Protocol):
 
     def optimize(self) -> None:
         """Makes searches fast again after many commits, and drops what no reader needs any more."""
+
+    def begin(self, head: Head) -> Self:
+        """The next generation, beside the one that counts, and with what an interrupted attempt at it already holds.
+
+        Args:
+            head: of the next generation; its number is given to it.
+        """
+
+    def switch(self) -> None:
+        """Makes the generation that `begin` gave the one that counts, at once.
+
+        Raises:
+            ConfigError: it does already, or another generation was switched to meanwhile.
+        """
