@@ -56,6 +56,7 @@ class View:
         self._lock = lock or threading.Lock()
         self._sampling = threading.Lock()
         self._samples: dict[Modality, Float[Tensor, "sample dim"]] = {}
+        self._counts: dict[Modality, int] = {}
 
     def encode(self, parts: Sequence[Part]) -> Float[Tensor, "parts dim"]:
         """The vector of each part, of one question or several: a text's, a picture's, or that of an item of the index.
@@ -167,7 +168,8 @@ class View:
         side: Modality = "text" if query.target == "image" else "image"
         asked = [(part.weight, found) for part in query.parts if (found := self._side(part, side)) is not None]
         if not asked:
-            raise ConfigError(f"a second stage compares texts with pictures: to find {query.target}s, give a {side}.")
+            sought, lacking = ("pictures", "text") if query.target == "image" else ("captions", "picture")
+            raise ConfigError(f"a second stage compares texts with pictures: to find {sought}, give a {lacking}.")
         texts = [found for _, found in asked if isinstance(found, str)] or [hit.caption or "" for hit in looked]
         pictures = [found for _, found in asked if isinstance(found, Picture)]
         if query.target == "image":
@@ -229,7 +231,12 @@ class View:
         return PictureFiles(self.snapshot.head.sources)
 
     def _count(self, query: Query) -> int:
-        return self.snapshot.count((Condition("modality", "=", query.target), *query.where))
+        where = (Condition("modality", "=", query.target), *query.where)
+        if query.where:
+            return self.snapshot.count(where)
+        if query.target not in self._counts:
+            self._counts[query.target] = self.snapshot.count(where)
+        return self._counts[query.target]
 
     def _stored(self, id: str) -> Float[Tensor, "dim"]:
         """The vector of an item of the index."""
