@@ -39,15 +39,20 @@ class Search(Verb):
         add("query", nargs="?", type=str | None, default=None, help="the words to search by")
         add("--image", type=str | None, default=None, help="a picture to search by, instead or besides")
         add("--like", type=str | None, default=None, help="the id of a picture in the index, to find more like it")
-        add("--without", nargs="+", type=str, default=[], help="words for what the answers shouldn't be like")
+        several: dict[str, Any] = {"action": "append", "default": []}
+        add("--without", type=str, **several, help="words for what the answers shouldn't be like; may be repeated")
         add(
             "--weight",
-            nargs="+",
             type=float,
-            default=[],
-            help="how much each of these counts: the words, --image, --like, and each of --without; default: 1",
+            **several,
+            help="how much a part counts: one for each, in the order words, --image, --like, --without; default: 1",
         )
-        add("--where", nargs="+", type=str, default=[], help='conditions, such as "year >= 2020" "title contains sea"')
+        add(
+            "--where",
+            type=str,
+            **several,
+            help="only answers for which this holds, such as 'year >= 2020'; several must all hold",
+        )
         add("--target", type=Literal["image", "text"], default="image", help="what to find: pictures or captions")
         add(
             "--rerank",
