@@ -12,10 +12,6 @@ def answer(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def weights(*values):
-    return [argument for value in values for argument in ("--weight", value)]
-
-
 def mistake(capsys, *arguments):
     assert main(["search", *map(str, arguments)]) == USER_MISTAKE
     out, err = capsys.readouterr()
@@ -74,7 +70,7 @@ def test_people_get_a_table_with_whole_paths(capsys, finished_run, monkeypatch):
 
 
 def test_explanations_are_columns(capsys, finished_run, tiny_manifest):
-    words = ["a red telephone", "--without", "[b]a cat", "--like", tiny_manifest[0].id, *weights("1", "0.5", "0.2")]
+    words = ["a red telephone", "--without", "[b]a cat", "--like", tiny_manifest[0].id, "--weight", "1", "0.5", "0.2"]
     found = answer(capsys, finished_run, *words, "--explain")
     assert found["query"] == f"+1 a red telephone, +0.5 like {tiny_manifest[0].id}, -0.2 [b]a cat"
     for hit in found["hits"]:
@@ -118,7 +114,7 @@ def test_without_a_place_the_folder_named_index_is_searched(capsys, finished_run
         (["  "], "at least one visible character"),
         ([], "give what to search by: words, --image or --like"),
         (["--without", "a cat"], "give what to search by: words, --image or --like"),
-        (["words", *weights("1", "2")], "--weight takes a number above 0 for each of 1 parts"),
+        (["words", "--weight", "1", "2"], "--weight takes a number above 0 for each of 1 parts"),
         (["words", "--weight", "0"], "--weight takes a number above 0 for each of 1 parts"),
         (["words", "--like", "nothing"], "no picture or caption 'nothing'"),
         (["words", "--rerank", "local"], "no second stage 'local' here, only none"),

@@ -43,9 +43,10 @@ class Search(Verb):
         add("--without", type=str, **several, help="words for what the answers shouldn't be like; may be repeated")
         add(
             "--weight",
+            nargs="+",
             type=float,
-            **several,
-            help="how much a part counts: one for each, in the order words, --image, --like, --without; default: 1",
+            default=[],
+            help="how much each part counts, in the order words, --image, --like, each of --without; default: 1",
         )
         add(
             "--where",
