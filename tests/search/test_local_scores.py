@@ -167,3 +167,18 @@ def test_the_weights_are_those_configured(encoder, files):
     assert stage.global_weight == 0.7 and float(found) == pytest.approx(
         one_pair(encoder, TEXTS[0], files[0], False), abs=2e-3
     )
+
+
+def test_a_backbone_that_is_not_there_is_told_once_and_stops_nothing_else(encoder, files, monkeypatch, caplog):
+    prints = {modality: encoder.fingerprint(modality) for modality in encoder.modalities}
+    index = MemoryIndex(Head(encoder.spec, prints, encoder.dim("image")))
+    index.commit(rows_of(dict(zip("abc", encoder.encode_images(files).embedding, strict=True))))
+
+    def missing():
+        raise ConfigError("no such package")
+
+    monkeypatch.setattr(encoder, "token_grid", missing)
+    view = Searcher(index, encoder).view
+    assert not view.finds_words and "words can't be found in pictures: no such package" in caplog.text
+    query = Query((Part(like="a"),), k=2)
+    assert len(view.answer(query, view.encode(query.parts)).hits) == 2

@@ -1,5 +1,6 @@
 """One state of an index with the encoder that made it: what an answer comes from, whatever is written meanwhile."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from modalloy.data import open_image
 from modalloy.encoders import Encoder, Modality
-from modalloy.errors import CheckpointError, ConfigError, DataError
+from modalloy.errors import CheckpointError, ConfigError, DataError, ModalloyError
 from modalloy.index import Condition, Head, Snapshot
 from modalloy.index.schema import META, VECTOR
 from modalloy.search.columns import vectors_in
@@ -28,6 +29,7 @@ from modalloy.search.standard_score import sample_vectors
 from modalloy.search.timing import timed
 from modalloy.search.words import FoundWords, find_words, words_finder
 
+_log = logging.getLogger(__name__)
 _SHOWN = ("id", "picture_id", "source", "path", "captions", "width", "height")
 
 
@@ -127,8 +129,13 @@ class View:
     @cached_property
     def finds_words(self) -> bool:
         """Whether `words` can be asked for."""
-        with self._lock:
-            return words_finder(self.encoder) is not None
+        try:
+            with self._lock:
+                return words_finder(self.encoder) is not None
+        except ModalloyError as error:
+            # More-like-this works without the backbones, which may not be there where features were made elsewhere.
+            _log.warning("words can't be found in pictures: %s", error)
+            return False
 
     @cached_property
     def vector_parts(self) -> VectorParts | None:
