@@ -74,8 +74,18 @@ class MemoryIndex:
     def __init__(self, head: Head) -> None:
         self._now = MemorySnapshot(head, 0, [], rows_schema(head.dim))
 
+    @property
+    def head(self) -> Head:
+        return self._now.head
+
     def snapshot(self) -> MemorySnapshot:
         return self._now
+
+    def begin(self, head: Head) -> "MemoryIndex":
+        raise NotImplementedError
+
+    def switch(self) -> None:
+        raise NotImplementedError
 
     def commit(self, rows: pa.Table | None = None, removed: Sequence[str] = (), head: Head | None = None) -> None:
         added = [] if rows is None else rows.to_pylist()
