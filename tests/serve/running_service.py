@@ -13,10 +13,8 @@ TESTS = Path(__file__).parents[1]
 
 def main(folder: str) -> None:
     sys.path.insert(0, str(TESTS))
-    from index.memory_index import MemoryIndex
-    from serve.service_toys import Reader, rows_of
+    from serve.service_toys import Reader, index_of
 
-    from modalloy.index import Head, Source
     from modalloy.search import Searcher, View
     from modalloy.serve import ServeConfig, serve, server
 
@@ -24,9 +22,7 @@ def main(folder: str) -> None:
         @classmethod
         def open(cls, location):
             encoder, root = Reader(), Path(location)
-            sides = {modality: encoder.fingerprint(modality) for modality in encoder.modalities}
-            index = MemoryIndex(Head("toy", sides, encoder.dim("image"), (Source("", location, None, location),)))
-            index.commit(rows_of(encoder, root, {path.name: path.name for path in root.iterdir()}))
+            index = index_of(encoder, root, {path.name: path.name for path in root.iterdir()})
             return cls(index, encoder)
 
     answer = View.answer

@@ -73,7 +73,8 @@ def test_an_item_is_all_the_index_knows_but_no_path(client, root):
     assert str(root) not in reply.text
 
 
-def test_a_new_commit_is_seen_without_a_restart(client, index, encoder, root):
+def test_a_new_commit_is_seen_without_a_restart(serving, index, encoder, root):
+    client = serving()
     (root / "7.png").write_bytes(picture_bytes(7))
     index.commit(rows_of(encoder, root, {"7.png": "7.png"}, camera="new"))
     client.app.state.service._look_at_index()
@@ -85,7 +86,8 @@ def test_a_new_commit_is_seen_without_a_restart(client, index, encoder, root):
     assert 'modalloy_index_rows{modality="image"} 8.0' in metrics
 
 
-def test_health_and_metrics(client):
+def test_health_and_metrics(serving):
+    client = serving()
     assert client.get("/health/live").json() == {"status": "live"}
     assert client.get("/health/ready").json() == {"status": "ready"}
     client.post("/v1/search", json=RED)
