@@ -48,7 +48,7 @@ function close() {
 }
 
 function go(state, { replace = false, opened = false } = {}) {
-  const uploads = state.parts.filter(({ kind }) => kind === "upload").map((each) => [numberOf(each.value), each.weight]);
+  const uploads = uploadsOf(state);
   const address = toAddress(state);
   const same = address === toAddress(page.state) && JSON.stringify(uploads) === JSON.stringify(history.state?.uploads ?? []);
   page.state = state;
@@ -56,9 +56,12 @@ function go(state, { replace = false, opened = false } = {}) {
   show();
 }
 
-function numberOf(file) {
-  if (!given.includes(file)) given.push(file);
-  return given.indexOf(file);
+/** The number and the weight of each picture that the user gave. */
+function uploadsOf(state) {
+  return state.parts.filter(({ kind }) => kind === "upload").map(({ value, weight }) => {
+    if (!given.includes(value)) given.push(value);
+    return [given.indexOf(value), weight];
+  });
 }
 
 function readAddress() {
@@ -72,7 +75,7 @@ function show() {
   document.title = textOf(state) ? `${textOf(state)} · modalloy` : "modalloy";
   document.body.classList.toggle("landing", !isAsked(state));
   showQuestion(page);
-  const question = JSON.stringify([toAddress({ ...state, show: null }), state.parts.map(({ kind, value }) => kind === "upload" && numberOf(value))]);
+  const question = JSON.stringify([toAddress({ ...state, show: null }), uploadsOf(state)]);
   if (question !== asked) {
     asked = question;
     search();

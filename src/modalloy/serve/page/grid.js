@@ -43,7 +43,7 @@ export function tile(page, hit, kind = "tile") {
 /** Shows an answer; pictures that were there stay, so that nothing flickers. */
 export function showGrid(page, place, hits) {
   const kind = page.state.target === "text" ? "line" : "tile";
-  const old = place.querySelector(`ol.${kind}s`);
+  const old = place.querySelector(`ol.${kind}s:not(.skeletons)`);
   const list = old ?? make("ol", { class: `${kind}s`, role: "list" });
   const known = new Map([...list.children].map((entry) => [entry.firstChild.dataset.id, entry]));
   const entries = hits.map((hit) => {

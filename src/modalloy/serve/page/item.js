@@ -29,8 +29,7 @@ export function showItem(page) {
   if (!id) {
     const last = shown;
     shown = null;
-    if (!dialog.open) return;
-    dialog.close();
+    if (dialog.open) dialog.close();
     if (last) [...document.querySelectorAll("#results a[data-id]")].find((link) => link.dataset.id === last)?.focus();
     return;
   }
