@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from modalloy.cli.main import USER_MISTAKE, main
-from modalloy.search import Hit, Searcher
+from modalloy.search import GallerySearcher, Hit
 
 
 def answer(capsys, *arguments):
@@ -57,8 +57,8 @@ def test_captions_by_words(capsys, finished_run, tiny_manifest):
 
 def test_people_get_a_table_with_whole_paths(capsys, finished_run, monkeypatch):
     path = "/pictures/" + "/".join(f"a long folder name {number}" for number in range(12)) + "/cat.jpg"
-    hits = [Hit("a", 0.5, path, "a cat [bold]with[/x] markup"), Hit("b", 0.25, None, None)]
-    monkeypatch.setattr(Searcher, "by_text", lambda *_: hits)
+    hits = [Hit("a", 0.5, path=path, captions=("a cat [bold]with[/x] markup",)), Hit("b", 0.25)]
+    monkeypatch.setattr(GallerySearcher, "by_text", lambda *_: hits)
     assert main(["search", str(finished_run), "[/b] cats"]) == 0
     out = capsys.readouterr().out
     cells = [line.split("│")[-2].strip() for line in out.splitlines() if "│" in line]

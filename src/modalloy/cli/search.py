@@ -31,14 +31,14 @@ class Search(Verb):
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
-        from modalloy.search import GALLERY, Searcher
+        from modalloy.search import GALLERY, GallerySearcher
 
         if (options.query is None) == (options.image is None):
             raise ConfigError("search by words or by --image: give exactly one of them.")
         gallery = Path(options.run) / GALLERY
         if not gallery.is_dir():
             raise DataError(f"{options.run} holds no gallery; name a folder made by `modalloy run` or `modalloy fuse`.")
-        searcher = Searcher.open(gallery)
+        searcher = GallerySearcher.open(gallery)
         if options.image is None:
             hits = searcher.by_text(options.query, options.k, options.target)
         else:

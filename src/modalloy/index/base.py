@@ -6,7 +6,7 @@ is written meanwhile.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 from jaxtyping import Float
@@ -94,6 +94,7 @@ class Found(NamedTuple):
     """Their inner products with the query, in float32 or better."""
 
 
+@runtime_checkable
 class Snapshot(Protocol):
     """One state of an index; safe to read from several threads."""
 
@@ -143,11 +144,16 @@ class Snapshot(Protocol):
         """How many rows satisfy the conditions."""
 
 
+@runtime_checkable
 class Index(Protocol):
     """A store of pictures and captions with their retrieval vectors."""
 
     location: str
     """A folder or a URI."""
+
+    @property
+    def head(self) -> Head:
+        """What the generation that this writes to says of itself."""
 
     def snapshot(self) -> Snapshot:
         """The newest state."""
@@ -167,3 +173,17 @@ class Index(Protocol):
 
     def optimize(self) -> None:
         """Makes searches fast again after many commits, and drops what no reader needs any more."""
+
+    def begin(self, head: Head) -> Self:
+        """The next generation, beside the one that counts, and with what an interrupted attempt at it already holds.
+
+        Args:
+            head: of the next generation; its number is given to it.
+        """
+
+    def switch(self) -> None:
+        """Makes the generation that `begin` gave the one that counts, at once.
+
+        Raises:
+            ConfigError: it does already, or another generation was switched to meanwhile.
+        """

@@ -21,6 +21,7 @@ from modalloy.encoders import Fingerprint, Modality
 from modalloy.encoders.registry import absolute_spec, relative_spec
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError
 from modalloy.files import atomic_path, read_json, sha256_of, write_json
+from modalloy.search.hit import Hit
 from modalloy.search.top_k import top_k
 
 FORMAT = "modalloy-gallery-1"
@@ -37,20 +38,6 @@ class Entry:
     path: str | None = None
     """The picture's file, relative to the gallery's root; for a caption, that of the picture it describes."""
     caption: str | None = None
-    """The caption; for an image, one of its captions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer to a query."""
-
-    id: str
-    """The image's id, or the caption's."""
-    score: float
-    """The inner product with the query: a cosine where vectors are of unit norm."""
-    path: str | None
-    """The picture's file; for a caption, that of the picture it describes."""
-    caption: str | None
     """The caption; for an image, one of its captions."""
 
 
@@ -189,7 +176,7 @@ class Gallery:
     def _hit(self, row: int, score: float) -> Hit:
         entry = self.entries[row]
         path = None if entry.path is None else str(self.root / entry.path)
-        return Hit(entry.id, score, path, entry.caption)
+        return Hit(entry.id, score, path=path, captions=(entry.caption,) if entry.caption else ())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

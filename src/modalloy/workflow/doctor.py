@@ -12,7 +12,7 @@ from modalloy.errors import ModalloyError
 from modalloy.features import FeatureStore
 from modalloy.files import read_json
 from modalloy.fusion.alloy import FORMAT as ALLOY_FORMAT
-from modalloy.search import GALLERY, Searcher
+from modalloy.search import GALLERY, GallerySearcher
 from modalloy.workflow.collections import DEMO, counts_line
 from modalloy.workflow.config import features_folder, load_config
 from modalloy.workflow.features import Collection
@@ -85,7 +85,7 @@ def _examine_run(folder: Path, findings: "_Findings") -> None:
     if due(folder / "config.json"):
         findings.encoder(f"alloy:{folder}")
     if due(folder / GALLERY):
-        findings.check(f"galleries in {folder / GALLERY}", lambda: Searcher.open(folder / GALLERY))
+        findings.check(f"galleries in {folder / GALLERY}", lambda: GallerySearcher.open(folder / GALLERY))
     if not finished:
         command = f"modalloy run {folder / 'config.yaml'}"
         findings.error(f"{folder} isn't finished (no report.json); `{command}` goes on with it.")

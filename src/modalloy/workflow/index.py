@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from modalloy.encoders import Encoder
-from modalloy.search import GALLERY, Searcher
+from modalloy.search import GALLERY, GallerySearcher
 from modalloy.workflow.features import Collection
 
 
-def index(encoder: Encoder, collection: Collection, folder: str | Path) -> Searcher:
+def index(encoder: Encoder, collection: Collection, folder: str | Path) -> GallerySearcher:
     """Makes galleries of all pictures and all captions of a collection, in `folder`, from stored features.
 
     Args:
@@ -16,6 +16,6 @@ def index(encoder: Encoder, collection: Collection, folder: str | Path) -> Searc
         folder: the run directory, or the alloy's folder.
     """
     vectors = {modality: collection.store(encoder, modality).embeddings(slice(None)) for modality in encoder.modalities}
-    searcher = Searcher.build(encoder, collection.manifest, vectors)
+    searcher = GallerySearcher.build(encoder, collection.manifest, vectors)
     searcher.save(Path(folder) / GALLERY)
     return searcher

@@ -1,0 +1,40 @@
+"""When an index answers approximately, and how: HNSW over vectors of eight bits, refined by the whole vectors.
+
+`benchmarks/search.py` measures what is set here.
+"""
+
+from dataclasses import dataclass
+
+from modalloy.errors import ConfigError
+
+EXACT_UP_TO = 20_000
+"""So many pictures, or captions, are compared one by one, which takes milliseconds and misses none."""
+
+
+@dataclass(frozen=True)
+class ApproximateConfig:
+    """How the approximate search is built and asked."""
+
+    partition_rows: int = 1_000_000
+    """Vectors in one graph; several graphs are built where there are more, and all of them are searched."""
+    ef: int = 60
+    """Candidates that a search of a graph keeps; at least one and a half times as many as are to be found."""
+    refine: int = 3
+    """How many times as many as are to be found are compared by their whole vectors."""
+
+    def __post_init__(self) -> None:
+        for name in ("partition_rows", "ef", "refine"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def partitions(self, rows: int) -> int:
+        """How many graphs so many vectors are divided into.
+
+        >>> ApproximateConfig(partition_rows=1000).partitions(2500)
+        3
+        """
+        return max(1, -(-rows // self.partition_rows))
+
+    def candidates(self, k: int) -> int:
+        """How many candidates a search for `k` answers keeps."""
+        return max(self.ef, 3 * k // 2)

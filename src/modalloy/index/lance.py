@@ -1,0 +1,294 @@
+"""The index in a LanceDB database: a folder, or object storage by the same code.
+
+The table `head` has one row, which says what the index is and which generation counts; `items_...` the rows of a
+generation.
+LanceDB makes each commit to a table a version, all or nothing, and keeps earlier ones for those who read them.
+"""
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+
+from modalloy.errors import CheckpointError, ConfigError, DataError, one_line
+from modalloy.files import sha256_of_text
+from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
+from modalloy.index.base import Head
+from modalloy.index.lance_snapshot import LanceSnapshot
+from modalloy.index.lance_sql import sql_of_ids
+from modalloy.index.lock import is_uri
+from modalloy.index.schema import META, META_TYPES, VECTOR, metadata_kinds, rows_schema
+
+if TYPE_CHECKING:
+    from lancedb import DBConnection
+    from lancedb.table import Table
+
+_HEAD = "head"
+_HEAD_SCHEMA = pa.schema([("head", pa.string())])
+_SQL_TYPES = {"text": "string", "number": "double", "truth": "boolean"}
+_KEPT_FOR_READERS = timedelta(hours=1)
+# There are as many as generations that nobody has forgotten yet.
+_MOST_TABLES = 10_000
+
+
+class LanceIndex:
+    """See `Index`; made by `create` or `open`.
+
+    Args:
+        location: an absolute path, or a URI.
+        database: what is there.
+        head: of the generation to write to.
+        approximate: how many pictures, or captions, are searched.
+        exact_up_to: so many are compared one by one.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        database: "DBConnection",
+        head: Head,
+        *,
+        approximate: ApproximateConfig | None = None,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> None:
+        self.location = location
+        self._database, self._head = database, head
+        self._approximate, self._exact_up_to = approximate or ApproximateConfig(), exact_up_to
+        self._lock = threading.Lock()
+        self._newest: LanceSnapshot | None = None
+
+    @classmethod
+    def create(cls, location: str | Path, head: Head, **options: Any) -> Self:
+        """Makes an index without rows.
+
+        Args:
+            location: a folder, or a URI such as "s3://bucket/index".
+            head: what it says of itself.
+            options: as the class takes them.
+
+        Raises:
+            ConfigError: there is one already.
+        """
+        location, database = _connect(location)
+        if _HEAD in _tables(database):
+            raise ConfigError(f"{location} is an index already; add to it, or choose another place.")
+        index = cls(location, database, head, **options)
+        index._create_items()
+        # Last, so that what is killed before isn't an index yet.
+        index._write_head()
+        return index
+
+    @classmethod
+    def open(cls, location: str | Path, **options: Any) -> Self:
+        """Opens an index.
+
+        Args:
+            location: a folder, or a URI such as "s3://bucket/index".
+            options: as the class takes them.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        if not is_uri(str(location)) and not Path(location).is_dir():
+            raise CheckpointError(
+                f"{location} holds no index: there is no such folder; `modalloy index build` makes one."
+            )
+        location, database = _connect(location)
+        if _HEAD not in _tables(database):
+            raise CheckpointError(f"{location} holds no index; `modalloy index build` makes one.")
+        return cls(location, database, _read_head(database, location)[0], **options)
+
+    @property
+    def head(self) -> Head:
+        """What the generation that this writes to says of itself."""
+        return self._head
+
+    def snapshot(self) -> LanceSnapshot:
+        """See `Index`. The same object as before if nothing was committed meanwhile."""
+        with self._lock:
+            if self._is_begun():
+                head, head_version = self._head, 0
+            else:
+                head, head_version = _read_head(self._database, self.location)
+            table = self._open_items(head)
+            version = head_version << 32 | table.version
+            if self._newest is None or self._newest.version != version:
+                table.checkout(table.version)
+                self._newest = LanceSnapshot(head, version, table, self._approximate, self._exact_up_to)
+            return self._newest
+
+    def commit(self, rows: pa.Table | None = None, removed: Sequence[str] = (), head: Head | None = None) -> None:
+        """See `Index`."""
+        if head is not None:
+            if (head.generation, head.fingerprints, head.dim) != (
+                self._head.generation,
+                self._head.fingerprints,
+                self._head.dim,
+            ):
+                raise ConfigError("a commit can't change an index's encoder or generation; build the next generation.")
+            begun, self._head = self._is_begun(), head
+            if not begun:
+                self._write_head()
+        table = self._open_items(self._head)
+        if rows is not None and len(rows):
+            rows = _fitting(rows, table, self._head.dim)
+            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            gone = set(removed) - set(rows["id"].to_pylist())
+            if gone:
+                merge = merge.when_not_matched_by_source_delete(sql_of_ids(sorted(gone)))
+            # Rows have either an image's vector or a text's, and "null" leaves the other one as it is: absent.
+            merge.execute(rows, on_bad_vectors="null")
+        elif removed:
+            table.delete(sql_of_ids(removed))
+
+    def optimize(self) -> None:
+        """See `Index`. What readers of the last hour may hold stays."""
+        from lancedb.index import BTree, HnswSq
+
+        table = self._open_items(self._head)
+        table.optimize(cleanup_older_than=_KEPT_FOR_READERS)
+        indexed = {column for each in table.list_indices() for column in each.columns}
+        for column in VECTOR.values():
+            rows = table.count_rows(f"`{column}` IS NOT NULL")
+            if rows > self._exact_up_to and column not in indexed:
+                partitions = self._approximate.partitions(rows)
+                table.create_index(column, config=HnswSq(distance_type="dot", num_partitions=partitions))
+        if "id" not in indexed and table.count_rows() > self._exact_up_to:
+            table.create_index("id", config=BTree())
+        if not self._is_begun():
+            self._forget_others()
+
+    def begin(self, head: Head) -> Self:
+        """The next generation, beside the one that counts, and with what an interrupted attempt at it already holds.
+
+        Args:
+            head: of the next generation; its number is given to it.
+        """
+        generation = _read_head(self._database, self.location)[0].generation + 1
+        beside = type(self)(
+            self.location,
+            self._database,
+            replace(head, generation=generation),
+            approximate=self._approximate,
+            exact_up_to=self._exact_up_to,
+        )
+        if beside._items not in _tables(self._database):
+            beside._create_items()
+        return beside
+
+    def switch(self) -> None:
+        """Makes the generation that `begin` gave the one that counts, at once.
+
+        Raises:
+            ConfigError: it does already, or another generation was switched to meanwhile.
+        """
+        if not self._is_begun():
+            raise ConfigError(f"{self.location}: generation {self._head.generation} counts already, or was overtaken.")
+        self._write_head()
+
+    @property
+    def _items(self) -> str:
+        return _items(self._head)
+
+    def _is_begun(self) -> bool:
+        """Whether this writes to a generation that doesn't count yet."""
+        if _HEAD not in _tables(self._database):
+            return True
+        return _read_head(self._database, self.location)[0].generation < self._head.generation
+
+    def _create_items(self) -> None:
+        self._database.create_table(self._items, schema=rows_schema(self._head.dim), mode="overwrite")
+
+    def _write_head(self) -> None:
+        row = pa.table({"head": [json.dumps(self._head.to_dict())]}, _HEAD_SCHEMA)
+        # One version replaces the other.
+        self._database.create_table(_HEAD, row, mode="overwrite")
+
+    def _open_items(self, head: Head) -> "Table":
+        with _damage(self.location):
+            return self._database.open_table(_items(head))
+
+    def _forget_others(self) -> None:
+        """Drops the tables of other generations, once nobody can be reading them any more."""
+        table = self._database.open_table(_HEAD)
+        written = max(each["timestamp"] for each in table.list_versions())
+        if datetime.now() - written > _KEPT_FOR_READERS:
+            for name in _tables(self._database):
+                if name not in (_HEAD, self._items):
+                    self._database.drop_table(name)
+        table.optimize(cleanup_older_than=_KEPT_FOR_READERS)
+
+
+def _connect(location: str | Path) -> tuple[str, "DBConnection"]:
+    """A folder's absolute path, or the URI, and the database there."""
+    # Otherwise it warns of each table that isn't there before it is made.
+    os.environ.setdefault("LANCEDB_LOG", "error")
+    import lancedb
+
+    location = str(location) if is_uri(str(location)) else str(Path(location).resolve())
+    with _damage(location):
+        return location, lancedb.connect(location)
+
+
+def _tables(database: "DBConnection") -> list[str]:
+    return list(database.list_tables(limit=_MOST_TABLES).tables)
+
+
+def _items(head: Head) -> str:
+    """The table of a generation; another encoder's attempt at the same generation has another one."""
+    made_by = json.dumps({side: each.digest for side, each in sorted(head.fingerprints.items())})
+    return f"items_{head.generation}_{sha256_of_text(made_by)[:12]}"
+
+
+def _read_head(database: "DBConnection", location: str) -> tuple[Head, int]:
+    with _damage(location):
+        table = database.open_table(_HEAD)
+        written = table.to_arrow()["head"].to_pylist()
+    try:
+        return Head.from_dict(json.loads(written[0]), location), table.version
+    except (IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{location} doesn't describe an index ({one_line(error)}); build it again.") from None
+
+
+@contextmanager
+def _damage(location: str) -> Iterator[None]:
+    """Turns what LanceDB says of missing and damaged files into an error of ours."""
+    try:
+        yield
+    # Rust's errors arrive as RuntimeError, ValueError or OSError.
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{location} can't be read as an index ({one_line(error)}); it may be damaged, or its storage out of reach."
+        ) from error
+
+
+def _fitting(rows: pa.Table, table: "Table", dim: int) -> pa.Table:
+    """The rows with all columns of the table, which gets those of new metadata.
+
+    Raises:
+        DataError: a column is missing, unknown or of another type, or an id repeats.
+    """
+    fields = {**metadata_kinds(table.schema), **metadata_kinds(rows.schema)}
+    new = sorted(set(fields) - set(metadata_kinds(table.schema)))
+    if new:
+        table.add_columns({META + name: f"CAST(NULL AS {_SQL_TYPES[fields[name]]})" for name in new})
+    absent = [META + name for name in fields if META + name not in rows.column_names]
+    for column in absent:
+        rows = rows.append_column(column, pa.nulls(len(rows), META_TYPES[fields[column.removeprefix(META)]]))
+    schema = table.schema
+    try:
+        rows = rows.select(schema.names).cast(schema)
+    except (KeyError, pa.ArrowException) as error:
+        raise DataError(f"the rows don't fit the index, whose vectors are {dim} long: {one_line(error)}") from None
+    repeated = [id for id, count in Counter(rows["id"].to_pylist()).items() if count > 1]
+    if repeated:
+        raise DataError(f"ids must be unique, got {repeated[0]!r} more than once.")
+    return rows

@@ -1,0 +1,189 @@
+"""One version of a LanceDB table, read by what a `Snapshot` offers."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modalloy.encoders import Modality
+from modalloy.errors import ConfigError, DataError
+from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
+from modalloy.index.base import Found, Head
+from modalloy.index.condition import Condition, check_condition
+from modalloy.index.exact import best_of_blocks, best_rows
+from modalloy.index.lance_sql import sql_of, sql_of_ids
+from modalloy.index.schema import VECTOR, MetaKind, metadata_kinds
+
+if TYPE_CHECKING:
+    from lancedb.query import LanceVectorQueryBuilder
+    from lancedb.table import Table
+
+_BLOCK = 8192
+
+
+class LanceSnapshot:
+    """See `Snapshot`. Small collections, and the few rows that a condition leaves, are searched exactly.
+
+    Args:
+        head: what the index says of itself.
+        version: of this state.
+        table: a handle of its own, checked out at that version.
+        approximate: how larger ones are searched.
+        exact_up_to: what counts as small.
+    """
+
+    def __init__(
+        self, head: Head, version: int, table: "Table", approximate: ApproximateConfig, exact_up_to: int = EXACT_UP_TO
+    ) -> None:
+        self.head, self.version = head, version
+        self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
+        self._lock = threading.Lock()
+        self._held: dict[Modality, tuple[list[str], Tensor]] = {}
+
+    @cached_property
+    def metadata(self) -> Mapping[str, MetaKind]:
+        """The users' fields and their kinds."""
+        return metadata_kinds(self._table.schema)
+
+    def search(
+        self,
+        modality: Modality,
+        queries: Float[Tensor, "queries dim"],
+        k: int,
+        where: Sequence[Condition] = (),
+        exact: bool = False,
+    ) -> list[Found]:
+        """See `Snapshot`."""
+        queries = self._checked(queries, k)
+        conditions = [check_condition(condition, self.metadata) for condition in where]
+        everything = self._sizes[modality]
+        if everything <= self._exact_up_to:
+            return self._search_held(modality, queries, k, conditions)
+        within = self._where(modality, conditions)
+        matching = self._table.count_rows(within) if conditions else everything
+        if exact or matching <= self._exact_up_to or not self._indexed(modality):
+            return best_of_blocks(queries, self._vectors(modality, within), k)
+        found = [self._search_index(modality, query, k, sql_of(conditions)) for query in queries]
+        if min(len(each.ids) for each in found) < min(k, matching):
+            # A graph can lose its way among rows that a condition excludes.
+            return best_of_blocks(queries, self._vectors(modality, within), k)
+        return found
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """See `Snapshot`."""
+        wanted = list(dict.fromkeys(["id", *columns]))
+        found = pa.Table.from_batches(self._batches(wanted, sql_of_ids(ids)), self._schema(wanted))
+        place = {id: place for place, id in enumerate(found["id"].to_pylist())}
+        return found.take(pa.array([place[id] for id in ids if id in place], pa.int64())).select(list(columns))
+
+    def scan(
+        self,
+        columns: Sequence[str],
+        where: Sequence[Condition] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> Iterator[pa.RecordBatch]:
+        """See `Snapshot`."""
+        conditions = [check_condition(condition, self.metadata) for condition in where]
+        yield from self._batches(columns, sql_of(conditions), limit, offset)
+
+    def count(self, where: Sequence[Condition] = ()) -> int:
+        """See `Snapshot`."""
+        return int(self._table.count_rows(sql_of([check_condition(each, self.metadata) for each in where])))
+
+    @cached_property
+    def _sizes(self) -> dict[Modality, int]:
+        return {modality: int(self._table.count_rows(f"`{column}` IS NOT NULL")) for modality, column in VECTOR.items()}
+
+    def _checked(self, queries: Float[Tensor, "queries dim"], k: int) -> Float[Tensor, "queries dim"]:
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}.")
+        if queries.shape[1] != self.head.dim:
+            raise DataError(
+                f"the index's vectors are {self.head.dim} long, but the queries {queries.shape[1]}; make them with the "
+                f"index's encoder, {self.head.spec}."
+            )
+        unusable = (~queries.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if unusable:
+            raise DataError(f"query {unusable[0]} holds NaN or infinity, so nothing compares with it.")
+        return queries.detach().cpu().float()
+
+    def _search_held(
+        self, modality: Modality, queries: Float[Tensor, "queries dim"], k: int, conditions: Sequence[Condition]
+    ) -> list[Found]:
+        ids, vectors = self._all(modality)
+        allowed = None
+        if conditions:
+            batches = self._batches(["id"], self._where(modality, conditions))
+            kept = {id for batch in batches for id in batch["id"].to_pylist()}
+            allowed = torch.tensor([id in kept for id in ids], dtype=torch.bool)
+        found = [best_rows(query, vectors, k, allowed) for query in queries]
+        return [Found([ids[row] for row in rows.tolist()], scores.tolist()) for rows, scores in found]
+
+    def _all(self, modality: Modality) -> tuple[list[str], Float[Tensor, "items dim"]]:
+        """All ids in their order and their vectors; read once."""
+        with self._lock:
+            if modality not in self._held:
+                blocks = list(self._vectors(modality, self._where(modality, [])))
+                ids = [id for block, _ in blocks for id in block]
+                order = sorted(range(len(ids)), key=ids.__getitem__)
+                vectors = torch.cat([block for _, block in blocks] or [torch.empty(0, self.head.dim)])
+                self._held[modality] = [ids[row] for row in order], vectors[order]
+            return self._held[modality]
+
+    def _search_index(self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None) -> Found:
+        how = self._approximate
+        asked = self._table.search(query.numpy(), vector_column_name=VECTOR[modality])
+        search = (
+            cast("LanceVectorQueryBuilder", asked)
+            .distance_type("dot")
+            .nprobes(how.partitions(self._sizes[modality]))
+            .ef(how.candidates(k))
+            .refine_factor(how.refine)
+            .limit(k)
+            .select(["id", "_distance"])
+        )
+        if conditions is not None:
+            search = search.where(conditions, prefilter=True)
+        found = search.to_arrow()
+        # LanceDB's distance is 1 - <query, vector>.
+        return Found(found["id"].to_pylist(), [1.0 - distance for distance in found["_distance"].to_pylist()])
+
+    def _indexed(self, modality: Modality) -> bool:
+        return any(VECTOR[modality] in each.columns for each in self._indices)
+
+    @cached_property
+    def _indices(self) -> list[Any]:
+        return list(self._table.list_indices())
+
+    def _where(self, modality: Modality, conditions: Sequence[Condition]) -> str:
+        present = f"`{VECTOR[modality]}` IS NOT NULL"
+        given = sql_of(conditions)
+        return present if given is None else f"{present} AND {given}"
+
+    def _vectors(self, modality: Modality, where: str) -> Iterator[tuple[list[str], Float[Tensor, "items dim"]]]:
+        for batch in self._batches(["id", VECTOR[modality]], where):
+            # A slice of a list array keeps the values of the whole; flatten gives those of the slice.
+            values = batch[VECTOR[modality]].flatten().to_numpy(zero_copy_only=False)
+            yield batch["id"].to_pylist(), torch.from_numpy(np.array(values).reshape(len(batch), self.head.dim))
+
+    def _batches(
+        self, columns: Sequence[str], where: str | None, limit: int | None = None, offset: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        query = self._table.search().select(list(columns))
+        if where is not None:
+            query = query.where(where)
+        if limit is not None:
+            query = query.limit(limit)
+        if offset:
+            query = query.offset(offset)
+        yield from query.to_batches(_BLOCK)
+
+    def _schema(self, columns: Sequence[str]) -> pa.Schema:
+        return pa.schema([self._table.schema.field(column) for column in columns])

@@ -1,0 +1,213 @@
+"""LanceDB as an index; what every store must do is in `index_contract`."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_index import DIM, toy_head, toy_rows, unit_vectors
+
+from modalloy.errors import CheckpointError, ConfigError, DataError
+from modalloy.index import Condition, Source, create_index, open_index
+from modalloy.index.ann import ApproximateConfig
+from modalloy.index.lance import LanceIndex
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> LanceIndex:
+    index = create_index(tmp_path / "index", toy_head())
+    years = [float(2000 + place) if place % 4 else None for place in range(60)]
+    names = [f"p{place}" for place in range(60)]
+    index.commit(toy_rows(names, unit_vectors(60), unit_vectors(60, seed=1), {"year": ("number", years)}))
+    return index
+
+
+def test_finds_what_numpy_finds(filled: LanceIndex) -> None:
+    queries = unit_vectors(5, seed=2)
+    for modality, seed, ending in (("image", 0, ""), ("text", 1, "#0")):
+        scores = queries.numpy() @ unit_vectors(60, seed=seed).numpy().T
+        for query, found in zip(scores, filled.snapshot().search(modality, queries, 7), strict=True):
+            best = np.argsort(-query)[:7]
+            assert found.ids == [f"p{place}{ending}" for place in best]
+            assert found.scores == pytest.approx(query[best], abs=1e-6)
+
+
+def test_conditions_leave_the_rest_out(filled: LanceIndex) -> None:
+    query, where = unit_vectors(1, seed=2), [Condition("year", ">", 2030.0), Condition("path", "contains", "P5")]
+    scores = (unit_vectors(60) @ query[0]).tolist()
+    kept = [place for place in range(31, 60) if place % 4 and "p5" in f"p{place}.png"]
+    expected = sorted(kept, key=lambda place: -scores[place])
+    assert filled.snapshot().search("image", query, 60, where)[0].ids == [f"p{place}" for place in expected]
+    assert filled.snapshot().count(where) == 2 * len(kept)
+
+
+def test_a_snapshot_never_changes(filled: LanceIndex) -> None:
+    before = filled.snapshot()
+    assert filled.snapshot() is before
+    filled.commit(toy_rows(["new"], unit_vectors(1, seed=9)), removed=["p1", "p1#0"])
+    after = open_index(filled.location).snapshot()
+    query = unit_vectors(1, seed=9)
+    assert before.count() == 120 and after.count() == 119
+    assert before.version != after.version
+    assert "new" not in before.search("image", query, 60)[0].ids
+    assert after.search("image", query, 60)[0].ids[0] == "new" and "p1" not in after.search("image", query, 60)[0].ids
+    assert before.rows(["p1"], ["path"])["path"].to_pylist() == ["p1.png"]
+
+
+def test_rows_come_in_the_order_that_was_asked_for(filled: LanceIndex) -> None:
+    rows = filled.snapshot().rows(["p7", "nowhere", "p3#0", "p0"], ["id", "captions", "thumbnail"])
+    assert rows.to_pylist() == [
+        {"id": "p7", "captions": ["about p7"], "thumbnail": b"jpeg"},
+        {"id": "p3#0", "captions": ["about p3"], "thumbnail": None},
+        {"id": "p0", "captions": ["about p0"], "thumbnail": b"jpeg"},
+    ]
+    assert filled.snapshot().rows([], ["id"]).num_rows == 0
+
+
+def test_scans_page_by_page(filled: LanceIndex) -> None:
+    pages = [
+        id
+        for offset in range(0, 120, 50)
+        for batch in filled.snapshot().scan(["id"], limit=50, offset=offset)
+        for id in batch["id"].to_pylist()
+    ]
+    assert sorted(pages) == sorted(f"p{place}{end}" for place in range(60) for end in ("", "#0"))
+
+
+def test_approximate_search_agrees_with_exact_search(tmp_path: Path) -> None:
+    index = LanceIndex.create(tmp_path / "index", toy_head(dim=16), exact_up_to=300)
+    vectors = unit_vectors(2000, 16)
+    colours = [("red", "green", "blue")[place % 3] for place in range(2000)]
+    index.commit(toy_rows([f"p{i}" for i in range(2000)], vectors, metadata={"colour": ("text", colours)}))
+    index.optimize()
+    snapshot, queries = index.snapshot(), unit_vectors(20, 16, seed=3)
+    assert snapshot._indexed("image") and not snapshot._indexed("text")
+    for where in ([], [Condition("colour", "=", "red")], [Condition("colour", "in", ("red", "blue"))]):
+        found, exact = (snapshot.search("image", queries, 10, where, exact) for exact in (False, True))
+        kept = [place for place in range(2000) if not where or colours[place] in where[0].values]
+        for query, some, best in zip(queries, found, exact, strict=True):
+            scores = vectors[kept] @ query
+            assert best.ids == [f"p{kept[place]}" for place in scores.argsort(descending=True)[:10]]
+            assert len(set(some.ids) & set(best.ids)) >= 9
+            assert some.scores[0] == pytest.approx(best.scores[0], abs=1e-6)
+    # What isn't in the graph yet is found all the same.
+    index.commit(toy_rows(["new"], queries[:1]), removed=["p5"])
+    assert index.snapshot().search("image", queries[:1], 1)[0].ids == ["new"]
+    assert index.snapshot().search("text", queries[:1], 1)[0].ids == []
+
+
+def test_few_rows_that_satisfy_a_condition_are_all_found(tmp_path: Path) -> None:
+    config = ApproximateConfig(ef=4, refine=1)
+    index = LanceIndex.create(tmp_path / "index", toy_head(dim=16), exact_up_to=3, approximate=config)
+    rare = [place % 40 == 0 for place in range(1000)]
+    rows = toy_rows([f"p{i}" for i in range(1000)], unit_vectors(1000, 16), metadata={"rare": ("truth", rare)})
+    index.commit(rows)
+    index.optimize()
+    found = index.snapshot().search("image", unit_vectors(1, 16, seed=3), 25, [Condition("rare", "=", True)])
+    assert sorted(found[0].ids) == sorted(f"p{place}" for place in range(0, 1000, 40))
+
+
+def test_the_next_generation_is_built_beside_and_switched_to_at_once(filled: LanceIndex) -> None:
+    beside = filled.begin(toy_head("1", dim=4))
+    beside.commit(toy_rows(["p0"], unit_vectors(1, 4)))
+    # An interrupted attempt goes on; another encoder's starts anew.
+    again = open_index(filled.location).begin(toy_head("1", dim=4))
+    assert again.snapshot().count() == 1 and filled.begin(toy_head("2", dim=4)).snapshot().count() == 0
+    assert open_index(filled.location).snapshot().head.dim == DIM
+    again.commit(toy_rows(["p1"], unit_vectors(1, 4, seed=1)))
+    held = filled.snapshot()
+    again.switch()
+    now = open_index(filled.location).snapshot()
+    assert (now.head.generation, now.head.dim, now.count()) == (1, 4, 2)
+    assert held.search("image", unit_vectors(1, seed=2), 3)[0].ids
+    with pytest.raises(ConfigError, match="counts already"):
+        again.switch()
+
+
+def test_optimizing_keeps_what_readers_hold(filled: LanceIndex) -> None:
+    held = filled.snapshot()
+    for place in range(5):
+        filled.commit(toy_rows([f"q{place}"], unit_vectors(1, seed=place)), removed=[f"p{place}"])
+    beside = filled.begin(toy_head("1"))
+    beside.switch()
+    beside.optimize()
+    assert held.rows(["p0"], ["id"]).num_rows == 1
+    assert len(held.search("image", unit_vectors(1), 100)[0].ids) == 60
+
+
+def test_the_head_changes_with_a_commit(filled: LanceIndex) -> None:
+    source = Source("", "/pictures", None, "/pictures")
+    version = filled.snapshot().version
+    filled.commit(head=filled.head.with_source(source))
+    snapshot = open_index(filled.location).snapshot()
+    assert snapshot.head.sources == (source,) and snapshot.version != version
+    with pytest.raises(ConfigError, match="next generation"):
+        filled.commit(head=toy_head("1"))
+
+
+def test_readers_see_commits_whole(filled: LanceIndex) -> None:
+    """Each commit replaces a pair of rows, whose years must always agree."""
+    wrong, done = [], threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            rows = open_index(filled.location).snapshot().rows(["a", "b"], ["meta_year"])
+            if len(set(rows["meta_year"].to_pylist())) > 1:
+                wrong.append(rows.to_pylist())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for year in range(20):
+        filled.commit(toy_rows(["a", "b"], unit_vectors(2), metadata={"year": ("number", [float(year)] * 2)}))
+    done.set()
+    reader.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (lambda: toy_rows(["a", "a"], unit_vectors(2)), "'a' more than once"),
+        (lambda: toy_rows(["a"], unit_vectors(1, 5)), "8 long"),
+        (lambda: toy_rows(["a"], unit_vectors(1)).drop_columns(["path"]), "don't fit"),
+        (lambda: toy_rows(["a"], unit_vectors(1), metadata={"year": ("text", ["x"])}), "don't fit"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(filled: LanceIndex, rows, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        filled.commit(rows())
+    assert filled.snapshot().count() == 120
+
+
+def test_a_missing_or_damaged_index_is_named(tmp_path: Path, filled: LanceIndex) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        open_index(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no index"):
+        open_index(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="is an index already"):
+        create_index(filled.location, toy_head())
+    for file in Path(filled.location).glob("items_*/_versions/*"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="may be damaged"):
+        open_index(filled.location).snapshot()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda s: s.search("image", unit_vectors(1), 0), ConfigError, "at least 1"),
+        (lambda s: s.search("image", unit_vectors(1, 3), 1), DataError, "8 long"),
+        (lambda s: s.search("image", torch.full((1, DIM), torch.nan), 1), DataError, "NaN"),
+        (
+            lambda s: s.search("image", unit_vectors(1), 1, [Condition("yaer", "=", 1.0)]),
+            ConfigError,
+            "no field 'yaer'",
+        ),
+        (lambda s: s.count([Condition("year", "=", "x")]), ConfigError, "can't be compared"),
+    ],
+)
+def test_bad_questions_are_refused(filled: LanceIndex, call, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(filled.snapshot())
