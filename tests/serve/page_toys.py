@@ -9,17 +9,22 @@ from contextlib import contextmanager
 import pyarrow as pa
 import torch
 import uvicorn
-from index.memory_index import MemoryIndex
 from PIL import Image, ImageDraw
 from torch.nn.functional import normalize
 
 from modalloy.encoders import Encoded, Encoder, Fingerprint
-from modalloy.index import Head, Source
+from modalloy.index import Head, Source, create_index
 from modalloy.index.schema import rows_schema
 from modalloy.search import Searcher
 from modalloy.serve import create_app
 
-COLOURS = {"red": (220, 40, 40), "green": (30, 160, 70), "blue": (40, 70, 220), "yellow": (240, 210, 40), "pink": (240, 120, 190)}
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (30, 160, 70),
+    "blue": (40, 70, 220),
+    "yellow": (240, 210, 40),
+    "pink": (240, 120, 190),
+}
 SIZES = ((150, 100), (100, 150), (120, 120), (240, 100), (90, 130), (160, 110), (140, 100))
 MARKUP = "<script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\"> a red <b>thing</b>"
 PICTURES = len(COLOURS) * len(SIZES)
@@ -70,10 +75,19 @@ def drawn_index(folder):
         for number, size in enumerate(SIZES):
             content, name = drawn(colour, size, number), f"{colour}-{number}.png"
             (folder / name).write_bytes(content)
-            captions = [MARKUP if (colour, number) == ("red", 0) else f"a {colour} thing", f"a {colour} picture, number {number}"]
-            rows += _rows(eye, name, content, captions, {"camera": f"{colour}cam", "year": 2000.0 + number, "kept": number % 2 == 0})
+            captions = [
+                MARKUP if (colour, number) == ("red", 0) else f"a {colour} thing",
+                f"a {colour} picture, number {number}",
+            ]
+            rows += _rows(
+                eye,
+                name,
+                content,
+                captions,
+                {"camera": f"{colour}cam", "year": 2000.0 + number, "kept": number % 2 == 0},
+            )
     fingerprints = {modality: eye.fingerprint(modality) for modality in eye.modalities}
-    index = MemoryIndex(Head("eye", fingerprints, 4, (Source("", str(folder), None, str(folder)),)))
+    index = create_index(folder / "index", Head("eye", fingerprints, 4, (Source("", str(folder), None, str(folder)),)))
     kinds = {"camera": "text", "year": "number", "kept": "truth"}
     index.commit(pa.Table.from_pylist(rows, rows_schema(4, kinds)))
     return index
@@ -81,13 +95,24 @@ def drawn_index(folder):
 
 def _rows(eye, name, content, captions, metadata):
     picture = Image.open(io.BytesIO(content))
-    shared = {"picture_id": name, "source": "", "path": name, "sha256": hashlib.sha256(content).hexdigest(), "split": "test"}
+    shared = {
+        "picture_id": name,
+        "source": "",
+        "path": name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "split": "test",
+    }
     shared |= {"bytes": len(content), "modified_ns": 1} | {f"meta_{field}": value for field, value in metadata.items()}
     small = io.BytesIO()
     picture.save(small, "JPEG")
     yield shared | {
-        "id": name, "modality": "image", "captions": captions, "width": picture.width, "height": picture.height,
-        "thumbnail": small.getvalue(), "image_vector": eye.encode_images([picture]).embedding[0].tolist(),
+        "id": name,
+        "modality": "image",
+        "captions": captions,
+        "width": picture.width,
+        "height": picture.height,
+        "thumbnail": small.getvalue(),
+        "image_vector": eye.encode_images([picture]).embedding[0].tolist(),
     }
     for number, caption in enumerate(captions):
         vector = eye.encode_texts([caption]).embedding[0].tolist()
@@ -110,5 +135,3 @@ def served(index, config):
         server.should_exit = True
         thread.join()
         app.state.service.close(10.0)
-
-

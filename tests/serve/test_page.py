@@ -449,3 +449,178 @@ def test_grey_places_while_it_waits(tabs):
     first(tab, "red")
     expect(tab.locator("#results")).not_to_have_attribute("aria-busy", "true")
     expect(frame).to_have_count(0)
+
+
+def as_alloy(tab, asked):
+    """Makes the service answer as if its encoder were an alloy of two, with a second stage; keeps what is asked."""
+
+    def tell(route):
+        facts = route.fetch().json() | {"inputs": INPUTS, "rerankers": ["local"], "words": True}
+        route.fulfill(json=facts)
+
+    def answer(route):
+        question = route.request.post_data_json
+        asked.append(question)
+        plain = question | {"by": None, "rerank": None, "explain": False}
+        found = route.fetch(post_data=json.dumps(plain)).json()
+        if question.get("by") == INPUTS[1]:
+            found["hits"].reverse()
+        for hit in found["hits"]:
+            if question["explain"]:
+                hit |= {
+                    "contributions": dict(zip(INPUTS, (0.5, -0.25), strict=True)),
+                    "part_contributions": [0.4, -0.15],
+                }
+            if question.get("rerank"):
+                hit["rerank_score"] = 0.875
+        route.fulfill(json=found)
+
+    def find(route):
+        bright = [[float(row == 2 and column == 0) for column in range(3)] for row in range(3)]
+        words = [{"word": word, "score": 0.2 + 0.1 * at, "weights": bright} for at, word in enumerate(("a", "red"))]
+        route.fulfill(json={"rows": 3, "columns": 3, "words": words, "encoder": INPUTS[0]})
+
+    tab.route("**/v1/index", tell)
+    tab.route("**/v1/search", answer)
+    tab.route("**/v1/words", find)
+
+
+def test_inputs_beside_the_alloy(tabs):
+    asked = []
+    tab = tabs("/?text=red&side=1", before=lambda tab: as_alloy(tab, asked), color_scheme="light")
+    columns = tab.locator(".side")
+    expect(columns.locator("h2")).to_have_text(["The alloy", *INPUTS])
+    expect(columns.nth(2).locator("a")).to_have_count(8)
+    assert sorted(question.get("by", "") for question in asked) == ["", *INPUTS]
+    expect(columns.nth(1).locator(".place").first).to_have_text("alloy: 1")
+    # What one encoder finds first, the others may show, too: the same picture is outlined.
+    columns.nth(0).locator("a").first.focus()
+    expect(columns.nth(1).locator("a").first).to_have_class(re.compile("same"))
+    shoot(tab, "side-by-side")
+    tab.get_by_role("button", name="Side by side").click()
+    expect(tab.locator(".tile")).to_have_count(24)
+
+
+def test_says_why_and_where(tabs):
+    asked = []
+    tab = tabs("/?text=red&without=pink", before=lambda tab: as_alloy(tab, asked), color_scheme="light")
+    tab.get_by_role("button", name="Re-rank").click()
+    expect(tab.get_by_role("button", name="Re-rank")).to_have_attribute("aria-pressed", "true")
+    expect(tiles(tab).first.locator(".score")).to_have_attribute("title", re.compile("re-ranked 0.875"))
+    assert [question.get("rerank") for question in asked] == [None, "local"]
+    assert asked[0]["parts"] == [{"text": "red", "weight": 1}, {"text": "pink", "weight": -0.5}]
+    tab.locator("a[data-id='red-3.png']").click()
+    dialog = tab.get_by_role("dialog")
+    bars = dialog.locator(".bars").first
+    expect(bars.locator("li")).to_have_text([f"{INPUTS[0]}0.5", f"{INPUTS[1]}-0.25"])
+    track, (adds, takes) = (
+        bars.locator(".track").first.bounding_box(),
+        [bar.bounding_box() for bar in bars.locator(".bar").all()],
+    )
+    assert adds["width"] == pytest.approx(2 * takes["width"], abs=1)
+    assert takes["x"] == pytest.approx(track["x"], abs=1) and adds["x"] == pytest.approx(
+        takes["x"] + takes["width"], abs=1
+    )
+    expect(dialog.locator(".bars").nth(1).locator(".name")).to_have_text(["red", "without pink"])
+
+    dialog.get_by_role("button", name="Look").click()
+    expect(dialog.get_by_role("button", name="red", exact=True)).to_have_attribute("aria-pressed", "true")
+    # The grid lies over the middle square of the picture, which is 240 x 100; its lower left cell is the bright one.
+    expect(dialog.get_by_role("status")).to_contain_text("“red” is found at the bottom (")
+    bright, other, outside = dialog.locator(".overlay").evaluate(
+        """(overlay) => {
+            const { width, height } = overlay;
+            const { data } = overlay.getContext("2d").getImageData(0, 0, width, height);
+            const at = (x, y) => data[4 * (Math.floor(y * height) * width + Math.floor(x * width)) + 3];
+            return [at(0.31, 0.95), at(0.69, 0.05), at(0.1, 0.9)];
+        }"""
+    )
+    assert bright < 20 and other > 190 and outside > 190
+    shoot(tab, "attention")
+    dialog.get_by_role("button", name="red", exact=True).click()
+    expect(dialog.locator(".overlay")).to_be_hidden()
+
+
+def settle(tab):
+    """Waits until all that an address says is shown."""
+    expect(tab.locator("#results > *").first).to_be_visible()
+    expect(tab.locator("[aria-busy=true]")).to_have_count(0)
+    if "show=" in tab.url:
+        expect(tab.locator(".more-facts dl")).to_be_visible()
+
+
+TOO_FAINT = """() => {
+    const numbers = (colour) => {
+        const found = colour.match(/[\\d.]+/g).map(Number);
+        const scale = colour.startsWith("color") ? 255 : 1;
+        return [...found.slice(0, 3).map((part) => scale * part), found[3] ?? 1];
+    };
+    const luminance = (colour) => {
+        const [red, green, blue] = numbers(colour).map((part) => {
+            const share = part / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const behind = (each) => {
+        for (let place = each; place; place = place.parentElement) {
+            const colour = getComputedStyle(place).backgroundColor;
+            if (numbers(colour)[3] === 1) return colour;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    const within = document.querySelector("dialog[open]") ?? document.body;
+    const spoken = [...within.querySelectorAll("*")].filter((each) =>
+        each.checkVisibility() && !each.matches(":disabled") && !each.closest(".hidden") &&
+        [...each.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim()));
+    const seen = spoken.map((each) => {
+        const [one, other] = [luminance(getComputedStyle(each).color), luminance(behind(each))].sort((a, b) => b - a);
+        return [each.className || each.tagName, each.textContent.slice(0, 20), (one + 0.05) / (other + 0.05)];
+    });
+    return [seen.length, seen.filter(([, , ratio]) => ratio < 4.5)];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_is_enough(tabs, scheme):
+    tab = tabs("/", before=lambda tab: as_alloy(tab, []), color_scheme=scheme)
+    background = tab.locator("body").evaluate("each => getComputedStyle(each).backgroundColor")
+    assert (int(re.findall(r"\d+", background)[0]) < 60) == (scheme == "dark")
+    paths = {
+        "start": "/",
+        "side": "/?text=red&without=pink&side=1&rerank=local",
+        "captions": "/?text=red&target=text",
+        "opened": "/?text=red&show=red-1.png",
+    }
+    for name, path in paths.items():
+        tab.goto(path)
+        settle(tab)
+        shoot(tab, f"{scheme}-{name}")
+        looked_at, too_faint = tab.evaluate(TOO_FAINT)
+        assert looked_at > 10 and too_faint == []
+
+
+def test_fits_a_phone(tabs):
+    tab = tabs("/", before=lambda tab: as_alloy(tab, []), **PHONE)
+    width = "document.documentElement.scrollWidth"
+    paths = {
+        "start": "/",
+        "results": "/?text=red&without=a+rather+long+thing+that+nobody+wants+to+see&where=year+%3E%3D+2001",
+        "side": "/?text=red&side=1",
+        "captions": "/?text=red&target=text",
+        "opened": "/?text=red&show=red-0.png",
+    }
+    for name, path in paths.items():
+        tab.goto(path)
+        settle(tab)
+        shoot(tab, f"phone-{name}")
+        assert tab.evaluate(width) == 360
+        small = "all => all.filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 30).length"
+        assert tab.locator("button, select, .tile, .choice label").evaluate_all(small) == 0
+    dialog = tab.get_by_role("dialog")
+    assert dialog.bounding_box()["width"] == 360 and dialog.evaluate("each => each.scrollWidth") == 360
+    dialog.get_by_role("button", name="Close").tap()
+    expect(dialog).to_be_hidden()
+    for name in ("Filter", "Without"):
+        tab.get_by_role("button", name=name, exact=True).tap()
+    assert tab.evaluate(width) == 360

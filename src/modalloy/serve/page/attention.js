@@ -5,8 +5,6 @@ import { make } from "./dom.js";
 import { textOf } from "./state.js";
 
 const SHADE = 0.8;
-// Regions are few, and their borders would look like the picture's own.
-const FINER = 32;
 
 /** A form that asks where words are found in a picture, and shows it on `overlay`. */
 export function setUpWords(page, id, overlay) {
@@ -40,8 +38,8 @@ function showWords(answer, found, told, overlay) {
   const choose = (chosen) => {
     for (const [place, button] of [...found.children].entries()) button.setAttribute("aria-pressed", place === chosen);
     const word = answer.words[chosen];
-    light(overlay, word ? word.weights : null);
-    told.textContent = word ? `“${word.word}” is found ${whereabouts(word.weights)} (score ${word.score.toFixed(2)}), says ${answer.encoder}.` : "";
+    const crop = light(overlay, word ? word.weights : null);
+    told.textContent = word ? `“${word.word}” is found ${whereabouts(word.weights, crop)} (score ${word.score.toFixed(2)}), says ${answer.encoder}.` : "";
   };
   found.replaceChildren(...answer.words.map(({ word, score }, place) => {
     const button = make("button", {
@@ -54,10 +52,15 @@ function showWords(answer, found, told, overlay) {
   choose(answer.words.findIndex(({ score }) => score === highest));
 }
 
-/** Darkens the picture where the weights are small; null shows it as it is. */
+/**
+ * Darkens the picture where the weights are small; null shows it as it is. The weights stand on a grid over the largest
+ * centred crop of the grid's shape, which is all that the encoder saw; what is outside of it is dark.
+ *
+ * Gives the crop's share of the picture's width and height.
+ */
 export function light(overlay, weights) {
   overlay.hidden = weights === null;
-  if (weights === null) return;
+  if (weights === null) return null;
   const [rows, columns] = [weights.length, weights[0].length];
   const { least, span } = range(weights);
   const shade = new ImageData(columns, rows);
@@ -66,11 +69,20 @@ export function light(overlay, weights) {
   });
   const small = make("canvas", { width: columns, height: rows });
   small.getContext("2d").putImageData(shade, 0, 0);
-  overlay.width = columns * FINER;
-  overlay.height = rows * FINER;
+
+  // Finer than the grid, since the borders of its cells would look like the picture's own.
+  const { clientWidth: width, clientHeight: height } = overlay;
+  const cell = Math.min(width / columns, height / rows);
+  const [across, down] = [cell * columns, cell * rows];
+  const [left, top] = [(width - across) / 2, (height - down) / 2];
+  Object.assign(overlay, { width, height });
   const context = overlay.getContext("2d");
+  context.fillStyle = `rgb(0 0 0 / ${SHADE})`;
+  context.fillRect(0, 0, width, height);
+  context.clearRect(left, top, across, down);
   context.imageSmoothingQuality = "high";
-  context.drawImage(small, 0, 0, overlay.width, overlay.height);
+  context.drawImage(small, left, top, across, down);
+  return { across: across / width, down: down / height };
 }
 
 function range(weights) {
@@ -80,18 +92,20 @@ function range(weights) {
 }
 
 // For those who can't see the light: in which ninth of the picture its centre is.
-function whereabouts(weights) {
+function whereabouts(weights, crop) {
   const { least } = range(weights);
-  let [sum, down, right] = [0, 0, 0];
+  let [sum, below, right] = [0, 0, 0];
   weights.forEach((row, y) => row.forEach((weight, x) => {
     // Squared, so that the centre follows the bright regions and not the background.
     const share = (weight - least) ** 2;
     sum += share;
-    down += (share * (y + 0.5)) / weights.length;
-    right += (share * (x + 0.5)) / row.length;
+    below += share * ((y + 0.5) / weights.length - 0.5);
+    right += share * ((x + 0.5) / row.length - 0.5);
   }));
   if (!sum) return "everywhere alike";
-  const third = (value, names) => names[Math.min(2, Math.floor((3 * value) / sum))];
-  const place = [third(down, ["top", "", "bottom"]), third(right, ["left", "", "right"])].filter(Boolean).join(" ");
+  const third = (offset, names) => names[Math.min(2, Math.floor(3 * (offset + 0.5)))];
+  const place = [
+    third((crop.down * below) / sum, ["top", "", "bottom"]), third((crop.across * right) / sum, ["left", "", "right"]),
+  ].filter(Boolean).join(" ");
   return place ? `at the ${place}` : "in the middle";
 }

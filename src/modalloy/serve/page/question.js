@@ -51,7 +51,7 @@ export function setUpTools(page) {
     ...about.rerankers.map((name) =>
       toggle(`rerank-${name}`, about.rerankers.length > 1 ? `Re-rank: ${name}` : "Re-rank", () =>
         page.ask({ rerank: page.state.rerank === name ? null : name }),
-      "Compare the best results once more, word by word, which takes longer")),
+      "Compare the best results once more, in more detail, which takes longer", "order")),
   );
   setUpFilter(page);
 }
