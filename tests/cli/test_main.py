@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from modalloy.__main__ import main as run_program
 from modalloy.cli.main import INTERRUPTED, USER_MISTAKE, VERBS, main
-from modalloy.cli.verb import _features_folder
+from modalloy.cli.verb import VerbGroup, _features_folder
 from modalloy.errors import ConfigError
 
 
@@ -25,10 +25,20 @@ def mistake(capsys, *arguments: object) -> str:
     return line
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_help_shows_an_example_and_the_common_options(verb, capsys):
+# Each verb, after the words that stand before its options.
+WORDS = {
+    (*group, verb.name): verb
+    for each in VERBS
+    for group, verbs in [((each.name,), each.verbs) if isinstance(each, VerbGroup) else ((), [each])]
+    for verb in verbs
+}
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_help_shows_an_example_and_the_common_options(words, capsys):
+    verb = WORDS[words]
     with pytest.raises(SystemExit) as end:
-        main([verb.name, "--help"])
+        main([*words, "--help"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert f"Example: {verb.example}" in text
@@ -37,7 +47,7 @@ def test_help_shows_an_example_and_the_common_options(verb, capsys):
     assert "<function" not in text and "<class" not in text
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+@pytest.mark.parametrize("verb", WORDS.values(), ids=map(" ".join, WORDS))
 def test_the_example_is_a_command_that_parses(verb, monkeypatch, capsys):
     monkeypatch.setattr(type(verb), "execute", lambda *_: {})
     monkeypatch.setattr(type(verb), "show", lambda *_: print("shown"))
@@ -55,11 +65,20 @@ def test_help_lists_every_verb(capsys):
         assert verb.summary in text
 
 
+def test_help_of_a_group_lists_its_verbs(capsys):
+    with pytest.raises(SystemExit):
+        main(["index", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words, verb in WORDS.items():
+        assert (verb.summary in text) == (words[0] == "index")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nope"], "nope"),
         ([], "modalloy: name a verb: demo, run, "),
+        (["index"], "modalloy index: name a verb: "),
         (["doctor"], "modalloy doctor: missing PATH (see modalloy doctor --help)"),
         (["extract"], "modalloy extract: missing ENCODERS, --collection (see modalloy extract --help)"),
         (["doctor", "demo", "--threads", "x"], "modalloy doctor: --threads must be a whole number, got 'x'"),

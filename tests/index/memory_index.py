@@ -74,6 +74,10 @@ class MemoryIndex:
     def __init__(self, head: Head) -> None:
         self._now = MemorySnapshot(head, 0, [], rows_schema(head.dim))
 
+    @property
+    def head(self) -> Head:
+        return self._now.head
+
     def snapshot(self) -> MemorySnapshot:
         return self._now
 
@@ -87,3 +91,9 @@ class MemoryIndex:
 
     def optimize(self) -> None:
         """Nothing gets slow."""
+
+    def begin(self, head: Head) -> "MemoryIndex":
+        return MemoryIndex(head)
+
+    def switch(self) -> None:
+        """There is one generation."""

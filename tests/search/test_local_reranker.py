@@ -7,17 +7,18 @@ from search.local_toys import all_levels, branch, loop_terms, side
 from modalloy.align import LocalConfig, Tokens
 from modalloy.align.cross_layer import CROSS, FOCAL
 from modalloy.errors import ConfigError, DataError
-from modalloy.search import Entry, Gallery, Hit
+from modalloy.search import Hit
 from modalloy.search.hierarchy_config import HierarchyConfig
 from modalloy.search.local_reranker import LocalReranker
 from modalloy.search.token_source import HeldTokens
+from modalloy.search.top_k import top_k
 
 LOCAL = branch().config
 
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
 @pytest.mark.parametrize("second", [None, 3, 50])
-def test_hits_of_a_gallery_come_in_the_order_of_loops(tmp_path, direction, second):
+def test_hits_come_in_the_order_of_loops(tmp_path, direction, second):
     images, captions = side(tmp_path, "image", 7), side(tmp_path, "text", 9)
     levels = all_levels(images.tokens), all_levels(captions.tokens)
     focal, cross = (loop_terms(*levels, terms) for terms in (FOCAL, CROSS))
@@ -26,8 +27,11 @@ def test_hits_of_a_gallery_come_in_the_order_of_loops(tmp_path, direction, secon
     if not by_image:
         focal, cross = focal.T, cross.T
     ids = [f"item-{number}" for number in range(len(items.vectors))]
-    gallery = Gallery("text" if by_image else "image", tuple(map(Entry, ids)), items.vectors, "toy", {})
-    hits = gallery.search(queries.vectors[:3], 5)
+    scores, rows = top_k(queries.vectors[:3], items.vectors, 5, torch.ones(len(ids), dtype=torch.bool))
+    hits = [
+        [Hit(ids[row], score) for row, score in zip(*found, strict=True)]
+        for found in zip(rows.tolist(), scores.tolist(), strict=True)
+    ]
     hits[1] = hits[1][:2]  # an index may find fewer
     config = HierarchyConfig(None, second)
     asked = queries.tokens.read(torch.arange(3), ("high", "mid"))

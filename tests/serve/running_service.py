@@ -1,6 +1,6 @@
-"""Serves toy pictures in a process of its own: `python running_service.py FOLDER SECONDS`; it prints its address.
+"""Serves toy pictures in a process of its own: `python running_service.py FOLDER`; it prints its address.
 
-Each search takes SECONDS, so that it can be told to stop during one.
+A search for captions takes as many seconds as it asks for answers, so that it can be told to stop during one.
 """
 
 import logging
@@ -11,45 +11,31 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 
 
-def main(folder: str, seconds: float) -> None:
+def main(folder: str) -> None:
     sys.path.insert(0, str(TESTS))
-    from index.memory_index import MemoryIndex
-    from serve.service_toys import Reader, rows_of
+    from serve.service_toys import Reader, index_of
 
-    from modalloy.index import Head, Source
-    from modalloy.search import Searcher
-    from modalloy.serve import ServeConfig, serve
+    from modalloy.search import Searcher, View
+    from modalloy.serve import ServeConfig, serve, server
 
-    class Slow(Searcher):
+    class Opened(Searcher):
         @classmethod
         def open(cls, location):
             encoder, root = Reader(), Path(location)
-            sides = {modality: encoder.fingerprint(modality) for modality in encoder.modalities}
-            index = MemoryIndex(Head("toy", sides, encoder.dim("image"), (Source("", location, None, location),)))
-            index.commit(rows_of(encoder, root, {path.name: path.name for path in root.iterdir()}))
+            index = index_of(encoder, root, {path.name: path.name for path in root.iterdir()})
             return cls(index, encoder)
 
-        @property
-        def view(self):
-            return _SlowView(self._view)
+    answer = View.answer
 
-    class _SlowView:
-        def __init__(self, view):
-            self._of = view
+    def slow(self, query, vectors):
+        time.sleep(query.k if query.target == "text" else 0)
+        return answer(self, query, vectors)
 
-        def __getattr__(self, name):
-            return getattr(self._of, name)
-
-        def answer(self, *given):
-            time.sleep(seconds)
-            return self._of.answer(*given)
-
-    from modalloy.serve import server
-
-    server.Searcher = Slow
+    View.answer = slow
+    server.Searcher = Opened
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     print("stopped", serve(folder, ServeConfig(port=0, stop_s=2.0, max_upload_bytes=100_000)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1])

@@ -7,10 +7,13 @@ import zlib
 
 import pyarrow as pa
 import torch
+from index.memory_index import MemoryIndex
 from PIL import Image
 from toy_encoders import Toy
 
+from modalloy.index import Head, Source
 from modalloy.index.schema import rows_schema
+from modalloy.search import Searcher
 
 LOCAL = "http://127.0.0.1"
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF"}
@@ -62,6 +65,37 @@ def contents(root, path):
     tar, _, member = path.partition(".tar/")
     with tarfile.open(root / f"{tar}.tar") as archive:
         return archive.extractfile(member).read()
+
+
+class World:
+    """Pictures in a folder in all formats, one more in a tar, a secret beside it, an index of them, and a page."""
+
+    def __init__(self, folder):
+        self.root, self.page, self.encoder = folder / "pictures", folder / "page", Reader()
+        (self.root / "deep").mkdir(parents=True)
+        for number, (suffix, format) in enumerate(FORMATS.items()):
+            (self.root / "deep" / f"{number}.{suffix}").write_bytes(picture_bytes(number, format))
+        (folder / "secret.png").write_bytes(picture_bytes(99))
+        with tarfile.open(self.root / "some.tar", "w") as tar:
+            header = tarfile.TarInfo("in/6.png")
+            header.size = len(picture_bytes(6))
+            tar.addfile(header, io.BytesIO(picture_bytes(6)))
+        paths = {f"deep:{path.name}": f"deep/{path.name}" for path in sorted((self.root / "deep").iterdir())}
+        self.index = index_of(self.encoder, self.root, {**paths, "some.tar:in:6.png": "some.tar/in/6.png"})
+        self.searcher = Searcher(self.index, self.encoder)
+        self.encoder.calls.clear()
+        (self.page / "fonts").mkdir(parents=True)
+        (self.page / "index.html").write_text("<!doctype html><title>é</title>", encoding="utf-8")
+        for name in ("app.js", "style.css", "icon.svg", "fonts/secret.txt"):
+            (self.page / name).write_text(name)
+
+
+def index_of(encoder, root, paths):
+    """An index of the pictures at some paths in a folder, by their ids."""
+    sides = {modality: encoder.fingerprint(modality) for modality in encoder.modalities}
+    index = MemoryIndex(Head(encoder.spec, sides, encoder.dim("image"), (Source("", str(root), None, str(root)),)))
+    index.commit(rows_of(encoder, root, paths))
+    return index
 
 
 def error(answer, status, kind=None):

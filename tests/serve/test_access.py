@@ -73,7 +73,9 @@ def test_the_file_goes_before_the_environment(serving, monkeypatch, key_file):
     assert serving(api_key_file=key_file).get("/v1/index", headers={"X-API-Key": KEY}).status_code == 200
 
 
-@pytest.mark.parametrize(("content", "said"), [("", "empty"), (" \n", "empty"), ("two words", "one word"), ("é", "ASCII")])
+@pytest.mark.parametrize(
+    ("content", "said"), [("", "empty"), (" \n", "empty"), ("two words", "one word"), ("é", "ASCII")]
+)
 def test_keys_that_cannot_be_sent_are_refused(searcher, tmp_path, content, said):
     (tmp_path / "key").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
@@ -95,7 +97,9 @@ def test_this_machines_names_are_answered(client, host):
     assert client.get("/v1/index", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8765", "", "[::1", "0"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8765", "", "[::1", "0"]
+)
 def test_other_names_are_refused(client, host):
     for path in ("/", "/v1/index", "/health/live"):
         assert "localhost" in error(client.get(path, headers={"Host": host}), 400, "bad_host")

@@ -148,7 +148,8 @@ def test_a_source_that_is_not_known_or_gone_leads_nowhere(serving, searcher, ind
     error(client.get("/v1/picture?id=deep:2.webp"), 404)
 
 
-def test_a_file_that_changed_is_not_served(client, root):
+def test_a_file_that_changed_is_not_served(serving, root):
+    client = serving()
     assert client.get("/v1/picture?id=deep:1.png").status_code == 200
     file = root / "deep" / "1.png"
     before = file.stat()
@@ -190,7 +191,8 @@ def test_a_picture_that_is_too_large_is_not_shown(serving, searcher, index, root
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts open files by /proc")
-def test_no_file_stays_open(client):
+def test_no_file_stays_open(serving):
+    client = serving()
     ids = ["deep:1.png", "deep:4.bmp", "some.tar:in:6.png", "nowhere"]
 
     def ask():

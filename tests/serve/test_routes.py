@@ -1,9 +1,12 @@
 import json
 
 import pytest
+import torch
 from serve.service_toys import error, picture_bytes, rows_of
 
+from modalloy.align.words import WordMap
 from modalloy.search import Part, Query
+from modalloy.search.words import FoundWords
 
 RED = {"parts": [{"text": "a red picture"}]}
 
@@ -70,7 +73,8 @@ def test_an_item_is_all_the_index_knows_but_no_path(client, root):
     assert str(root) not in reply.text
 
 
-def test_a_new_commit_is_seen_without_a_restart(client, index, encoder, root):
+def test_a_new_commit_is_seen_without_a_restart(serving, index, encoder, root):
+    client = serving()
     (root / "7.png").write_bytes(picture_bytes(7))
     index.commit(rows_of(encoder, root, {"7.png": "7.png"}, camera="new"))
     client.app.state.service._look_at_index()
@@ -82,7 +86,8 @@ def test_a_new_commit_is_seen_without_a_restart(client, index, encoder, root):
     assert 'modalloy_index_rows{modality="image"} 8.0' in metrics
 
 
-def test_health_and_metrics(client):
+def test_health_and_metrics(serving):
+    client = serving()
     assert client.get("/health/live").json() == {"status": "live"}
     assert client.get("/health/ready").json() == {"status": "ready"}
     client.post("/v1/search", json=RED)
@@ -104,7 +109,8 @@ def test_openapi_describes_every_route(client):
         assert f"/v1/{path}" in described["paths"]
     body = described["paths"]["/v1/search"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
-    assert "parts" in body["application/json"]["schema"]["properties"]
+    part = body["application/json"]["schema"]["properties"]["parts"]["items"]
+    assert {"text", "like", "upload", "weight"} == set(part["properties"])
     assert client.get("/docs").status_code == 404
 
 
@@ -153,7 +159,7 @@ def test_questions_that_are_none_are_refused(client, change, said):
         (b'{"parts": [{"text": "\\ud800"}]}', 400),
         (b'{"parts": [{"text": "\xff"}]}', 400),
         (b"null", 422),
-        (b'{"k": ' + b"9" * 5000 + b"}", 422),
+        (b'{"k": ' + b"9" * 5000 + b"}", 400),
     ],
 )
 def test_bodies_that_are_no_questions_are_refused(client, body, status):
@@ -165,6 +171,7 @@ def test_other_types_methods_and_routes_are_refused(client):
         client.post("/v1/search", content=json.dumps(RED), headers={"Content-Type": "text/plain"}), 415
     )
     error(client.post("/v1/words", **form(RED, b"x")), 415)
+    assert "toy-1" in error(client.post("/v1/words", json={"id": "deep:1.png", "text": "a dog"}), 422)
     error(client.get("/v1/search"), 405)
     error(client.get("/v1/nothing"), 404, "not_found")
     error(client.get("/v2/index"), 404)
@@ -173,15 +180,12 @@ def test_other_types_methods_and_routes_are_refused(client):
 
 
 def test_words_are_found_by_the_view(client, searcher, monkeypatch):
-    class Found:
-        rows, columns, encoder = 1, 2, "toy"
-        words = ()
-
+    found = FoundWords([WordMap("dog", torch.tensor([[0.25, 0.75]]), 0.5)], (1, 2), "toy")
     asked = []
-    monkeypatch.setattr(type(searcher.view), "words", lambda _, *given: asked.append(given) or Found, raising=False)
-    reply = client.post("/v1/words", json={"id": "deep:1.png", "text": "a dog"})
-    assert reply.json() == {"rows": 1, "columns": 2, "words": [], "encoder": "toy"}
-    assert asked == [("deep:1.png", "a dog")]
+    monkeypatch.setattr(type(searcher.view), "words", lambda _, *given: asked.append(given) or found)
+    reply = client.post("/v1/words", json={"id": "deep:1.png", "text": "a dog"}).json()
+    assert reply.pop("words") == [{"word": "dog", "score": 0.5, "weights": [[0.25, 0.75]]}]
+    assert reply == {"rows": 1, "columns": 2, "encoder": "toy"} and asked == [("deep:1.png", "a dog")]
     error(client.post("/v1/words", json={"id": "deep:1.png"}), 422)
 
 

@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modalloy.data.images import check_image, open_image, sha256_of_image
 from modalloy.data.item import SPLITS, Item, caption_problem, check_id, check_path
 from modalloy.data.manifest import Manifest
+from modalloy.data.metadata import NO_METADATA, MetaValue, of_one_kind
 from modalloy.data.tar_members import split_tar_path
 from modalloy.errors import DataError, ImageError
 from modalloy.files import atomic_path
@@ -45,6 +46,8 @@ class Record:
     """As found; empty where the collection has none for this image."""
     family: str | None = None
     """Near-identical images share a family."""
+    metadata: Mapping[str, MetaValue] = field(default_factory=lambda: NO_METADATA, repr=False)
+    """What else is known of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,9 @@ def _items(
     records: Sequence[Record], splits: Sequence[str], root: Path, decode: bool, rejects: list[Reject]
 ) -> Iterator[Item]:
     """The items that can be used; adds the others to `rejects`."""
+    metadata = of_one_kind(record.metadata for record in records)
     tracked = track(records, "checking images", total=len(records), shown_from=BAR_FROM)
-    for record, split in zip(tracked, splits, strict=True):
+    for record, split, known in zip(tracked, splits, metadata, strict=True):
         captions = _usable_captions(record, rejects)
         if record.captions and not captions:
             rejects.append(Reject(as_utf8(record.id), "the image has no usable caption left"))
@@ -156,7 +160,7 @@ def _items(
         except ImageError as error:
             rejects.append(Reject(as_utf8(record.id), as_utf8(str(error))))
             continue
-        yield Item(record.id, record.path, sha256, split, captions, record.family)
+        yield Item(record.id, record.path, sha256, split, captions, record.family, known)
 
 
 def _none_exists(records: Sequence[Record], root: Path) -> bool:

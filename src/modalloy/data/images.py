@@ -25,6 +25,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What the files of these formats are called (in any case)."""
 
+OpenFile = BinaryIO | io.BytesIO
+"""A file open to be read; a BytesIO has no name, and so isn't a BinaryIO to checks at run time."""
+
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 _UPRIGHT = {
@@ -60,7 +63,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _decoded(image)
 
 
-def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(file: OpenFile, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The same of a picture that came some other way than by a path.
 
     >>> file = io.BytesIO()
@@ -80,7 +83,7 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
         return _decoded(image)
 
 
-def image_format(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> str:
+def image_format(file: OpenFile, name: str, max_pixels: int = MAX_PIXELS) -> str:
     """Which of `FORMATS` a picture's header says that it is; arguments and errors as of `decode_image`."""
     with _opened(name, max_pixels, file) as image:
         return str(image.format)
@@ -110,7 +113,7 @@ def sha256_of_image(path: str | Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path | str, max_pixels: int, file: BinaryIO | None = None) -> Iterator[Image.Image]:
+def _opened(path: Path | str, max_pixels: int, file: OpenFile | None = None) -> Iterator[Image.Image]:
     """The picture, its header checked, its pixels not yet decoded; whatever fails becomes an ImageError."""
     try:
         with (
@@ -144,7 +147,7 @@ def _file(path: Path) -> io.BytesIO | io.BufferedReader:
     return path.open("rb")
 
 
-def _rewound(name: Path | str, file: BinaryIO) -> BinaryIO:
+def _rewound(name: Path | str, file: OpenFile) -> OpenFile:
     if not file.seek(0, os.SEEK_END):
         raise ImageError(f"{name} is empty; give a picture.")
     file.seek(0)

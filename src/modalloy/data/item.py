@@ -3,11 +3,12 @@
 import json
 import re
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from modalloy.data.json_kind import json_kind
+from modalloy.data.metadata import NO_METADATA, Metadata, MetaValue
 from modalloy.errors import DataError
 
 SPLITS = ("train", "val", "tune", "test", "unused", "inputs")
@@ -43,6 +44,8 @@ class Item:
     """Each not blank and encodable as UTF-8."""
     family: str | None = None
     """Near-identical images share a family, so that they are never each other's negatives."""
+    metadata: Mapping[str, MetaValue] = field(default_factory=lambda: NO_METADATA)
+    """What else is known of it, to filter answers by; see `Metadata`. Nothing is trained on it."""
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -56,6 +59,8 @@ class Item:
                 raise DataError(f"item {self.id!r}: caption {number} {problem}; mend it or leave it out.")
         if self.family is not None and (not self.family.strip() or not _is_utf8(self.family)):
             raise DataError(f"item {self.id!r}: a family is a name in UTF-8 or null, got {self.family!r}.")
+        if not isinstance(self.metadata, Metadata):
+            object.__setattr__(self, "metadata", _metadata(self.id, self.metadata))
 
     @property
     def caption_ids(self) -> list[str]:
@@ -64,6 +69,7 @@ class Item:
 
 
 _KEYS = tuple(entry.name for entry in fields(Item))
+_OPTIONAL = ("family", "metadata")
 
 
 def check_id(id: str) -> None:
@@ -112,7 +118,9 @@ def _listed(names: Iterable[str]) -> str:
 
 def json_of_item(item: Item) -> dict[str, Any]:
     """What a manifest line says about an item."""
-    return {key: getattr(item, key) for key in _KEYS}
+    value = {key: getattr(item, key) for key in _KEYS if key != "metadata"}
+    # Left out where there is none, so that manifests stay the same to the byte.
+    return {**value, "metadata": dict(item.metadata)} if item.metadata else value
 
 
 def item_of_json(value: Any) -> Item:
@@ -123,15 +131,27 @@ def item_of_json(value: Any) -> Item:
     """
     if not _has_item_keys(value):
         got = _listed(map(str, value)) if isinstance(value, dict) else json_kind(value)
-        raise DataError(f"an item has the keys {_listed(_KEYS)} (family may be left out), got {got}.")
+        raise DataError(f"an item has the keys {_listed(_KEYS)} (family and metadata may be left out), got {got}.")
     captions = value["captions"]
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise DataError(f"item {value['id']!r}: captions must be a list of texts, got {json_kind(captions)}.")
     for key in ("id", "path", "sha256", "split", "family"):
         if not isinstance(value.get(key), str) and not (key == "family" and value.get(key) is None):
             raise DataError(f"item {value['id']!r}: {key} must be a text, got {json_kind(value.get(key))}.")
+    if not isinstance(value.get("metadata", {}), dict):
+        raise DataError(f"item {value['id']!r}: metadata must be an object, got {json_kind(value['metadata'])}.")
     # Interned, since a large collection has few splits.
-    return Item(**{**value, "split": sys.intern(value["split"]), "captions": tuple(captions)})
+    value = {**value, "split": sys.intern(value["split"]), "captions": tuple(captions)}
+    if "metadata" in value:
+        value["metadata"] = _metadata(value["id"], value["metadata"])
+    return Item(**value)
+
+
+def _metadata(id: str, fields: Mapping[str, Any]) -> Metadata:
+    try:
+        return Metadata(fields)
+    except DataError as error:
+        raise DataError(f"item {id!r}: {error}") from None
 
 
 def is_item_line(line: str) -> bool:
@@ -144,4 +164,4 @@ def is_item_line(line: str) -> bool:
 
 
 def _has_item_keys(value: Any) -> bool:
-    return isinstance(value, dict) and set(_KEYS) - {"family"} <= set(value) <= set(_KEYS)
+    return isinstance(value, dict) and set(_KEYS) - {*_OPTIONAL} <= set(value) <= set(_KEYS)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 _BLOCK = 8192
+_MOST_PLACES = 100_000
 
 
 class LanceSnapshot:
@@ -45,6 +46,7 @@ class LanceSnapshot:
         self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
         self._lock = threading.Lock()
         self._held: dict[Modality, tuple[list[str], Tensor]] = {}
+        self._places: dict[str, int] = {}
 
     @cached_property
     def metadata(self) -> Mapping[str, MetaKind]:
@@ -78,9 +80,17 @@ class LanceSnapshot:
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """See `Snapshot`."""
         wanted = list(dict.fromkeys(["id", *columns]))
-        found = pa.Table.from_batches(self._batches(wanted, sql_of_ids(ids)), self._schema(wanted))
-        place = {id: place for place, id in enumerate(found["id"].to_pylist())}
-        return found.take(pa.array([place[id] for id in ids if id in place], pa.int64())).select(list(columns))
+        # What a search has just found is read by its place, which takes half the time of a look-up.
+        places = {id: place for id in ids if (place := self._places.get(id)) is not None}
+        others = [id for id in ids if id not in places]
+        parts = [self._schema(wanted).empty_table()]
+        if others:
+            parts.append(pa.Table.from_batches(self._batches(wanted, sql_of_ids(others)), self._schema(wanted)))
+        if places:
+            parts.append(self._table.take_row_ids(list(places.values())).select(wanted).to_arrow().select(wanted))
+        found = pa.concat_tables(parts)
+        place_of = {id: place for place, id in enumerate(found["id"].to_pylist())}
+        return found.take(pa.array([place_of[id] for id in ids if id in place_of], pa.int64())).select(list(columns))
 
     def scan(
         self,
@@ -148,12 +158,17 @@ class LanceSnapshot:
             .refine_factor(how.refine)
             .limit(k)
             .select(["id", "_distance"])
+            .with_row_id(True)
         )
         if conditions is not None:
             search = search.where(conditions, prefilter=True)
         found = search.to_arrow()
+        ids = found["id"].to_pylist()
+        if len(self._places) > _MOST_PLACES:
+            self._places = {}
+        self._places.update(zip(ids, found["_rowid"].to_pylist(), strict=True))
         # LanceDB's distance is 1 - <query, vector>.
-        return Found(found["id"].to_pylist(), [1.0 - distance for distance in found["_distance"].to_pylist()])
+        return Found(ids, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
     def _indexed(self, modality: Modality) -> bool:
         return any(VECTOR[modality] in each.columns for each in self._indices)

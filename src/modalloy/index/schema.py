@@ -5,14 +5,13 @@ know of a picture besides stands in columns of its own, `meta_NAME`, which capti
 filtered.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Literal
 
 import pyarrow as pa
 
+from modalloy.data.metadata import MetaKind as MetaKind
+from modalloy.data.metadata import check_field as check_field
 from modalloy.encoders import Modality
-from modalloy.errors import DataError
 
 VECTOR: Mapping[Modality, str] = {"image": "image_vector", "text": "text_vector"}
 """The column of each modality's retrieval vectors."""
@@ -20,11 +19,8 @@ VECTOR: Mapping[Modality, str] = {"image": "image_vector", "text": "text_vector"
 META = "meta_"
 """What the columns of metadata begin with."""
 
-MetaKind = Literal["text", "number", "truth"]
 META_TYPES: Mapping[MetaKind, pa.DataType] = {"text": pa.string(), "number": pa.float64(), "truth": pa.bool_()}
 """What metadata can be: a text, a number, or true or false."""
-
-_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 COLUMNS: Mapping[str, pa.DataType] = {
     # The picture's id, or "<picture's id>#<number>" of a caption; unique in the index.
@@ -88,9 +84,3 @@ def metadata_kinds(schema: pa.Schema) -> dict[str, MetaKind]:
     """
     kinds = {kind: name for name, kind in META_TYPES.items()}
     return {field.name.removeprefix(META): kinds[field.type] for field in schema if field.name.startswith(META)}
-
-
-def check_field(name: str) -> None:
-    """Raises a DataError unless `name` can be a metadata field's."""
-    if not _FIELD.fullmatch(name):
-        raise DataError(f"a field of metadata is named with letters, digits and '_', got {name!r}; rename it.")

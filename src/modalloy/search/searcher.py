@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from modalloy.encoders import Encoder, Modality, load_encoder
-from modalloy.encoders.registry import absolute_spec
 from modalloy.errors import CheckpointError
-from modalloy.index import Index, Snapshot
+from modalloy.index import Index, Snapshot, open_index
+from modalloy.index.encoder_spec import spec_at
+from modalloy.index.lock import is_uri
 from modalloy.search.hit import Answer, Hit
 from modalloy.search.local_scores import LocalScores, local_encoders
 from modalloy.search.query import Part, Query
@@ -71,8 +72,6 @@ class Searcher:
             CheckpointError: there is no index, it is damaged, or was made by another encoder.
             ConfigError: the encoder that the index names isn't known.
         """
-        from modalloy.index import open_index
-
         return cls(open_index(find_index(location)), encoder, rerankers)
 
     @property
@@ -159,10 +158,7 @@ class Searcher:
         return local | self._rerankers
 
     def _load(self, snapshot: Snapshot) -> Encoder:
-        # A run that moves as a whole names its encoder relative to the index.
-        folder = Path(self._index.location)
-        spec = snapshot.head.spec
-        return load_encoder(absolute_spec(spec, folder.resolve()) if folder.is_dir() else spec)
+        return load_encoder(spec_at(snapshot.head.spec, self._index.location))
 
 
 def find_index(location: str | Path) -> str:
@@ -171,7 +167,7 @@ def find_index(location: str | Path) -> str:
     Raises:
         CheckpointError: it is a run or an alloy made before there were indexes.
     """
-    if "://" in str(location):
+    if is_uri(str(location)):
         return str(location)
     folder = Path(location)
     if (folder / INDEX).is_dir():

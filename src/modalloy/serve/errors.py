@@ -28,7 +28,7 @@ _KINDS = {
     503: "busy",
 }
 # A path from the root, on POSIX or Windows, up to its last folder.
-_FOLDERS = re.compile(r"(?<![\w.:/])(?:file:/{2,3}|/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\'\"]+[/\\])+")
+_FOLDERS = re.compile(r"(?<![\w./])(?:file:/{2,3}|/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\'\"]+[/\\])+")
 
 
 class Refusal(HTTPException):

@@ -6,6 +6,7 @@ from modalloy.index import Condition
 from modalloy.index.condition import field_kind
 from modalloy.index.schema import FILTERED
 from modalloy.search import View
+from modalloy.search.explanation import input_names
 from modalloy.serve.models import IndexAnswer
 
 
@@ -26,7 +27,8 @@ def facts_of(view: View) -> IndexAnswer:
         generation=head.generation,
         fields={field: field_kind(field, metadata) for field in fields},
         rerankers=list(view.rerankers),
-        inputs=list(view.inputs),
+        # What `by` can name.
+        inputs=[name for name in input_names(view.encoder) if name in (view.vector_parts or ())],
         words=view.finds_words,
         local_files=any(Path(source.root).is_dir() for source in head.sources),
     )

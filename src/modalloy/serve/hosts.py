@@ -37,6 +37,4 @@ def host_name(header: str) -> str:
     ('localhost', '[::1]', '[::1]', 'a.example')
     """
     name = header.strip().lower()
-    if name.startswith("["):
-        return name.partition("]")[0] + "]"
-    return name.partition(":")[0]
+    return name.partition("]")[0] + "]" if name.startswith("[") and "]" in name else name.partition(":")[0]

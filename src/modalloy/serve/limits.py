@@ -29,7 +29,10 @@ class BodyLimit:
         limit = self.most if upload else self.most_json
         refusal = Refusal(413, f"the request is larger than {limit:,} bytes; send less.")
         declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared[:20]) > limit:
+        if not declared.isdigit():
+            return await error_response(Refusal(400, "the Content-Length isn't a number."))(scope, receive, send)
+        # Python refuses to read a number of thousands of digits.
+        if int(declared[:20]) > limit:
             return await error_response(refusal)(scope, receive, send)
         read = 0
 

@@ -125,17 +125,13 @@ class ItemAnswer(BaseModel):
 class WordAnswer(BaseModel):
     """Where a word is found in a picture."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     word: str
     score: float
     weights: list[list[float]]
 
 
 class WordsAnswer(BaseModel):
-    """Where the words of a text are found in a picture, on a grid over it."""
-
-    model_config = ConfigDict(from_attributes=True)
+    """Where the words of a text are found, on a grid over the picture's largest centred crop of the grid's shape."""
 
     rows: int
     columns: int

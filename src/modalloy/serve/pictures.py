@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from modalloy.data.images import decode_image, image_format
+from modalloy.data.images import OpenFile, decode_image, image_format
 from modalloy.data.item import check_path
 from modalloy.data.tar_members import read_member, split_tar_path
 from modalloy.errors import DataError, ImageError
@@ -32,7 +32,7 @@ _JPEG_QUALITY = 92
 class Original:
     """A picture's file, open and checked to be the indexed one."""
 
-    file: BinaryIO
+    file: OpenFile
     """To be closed, or read to its end by `chunks`."""
     size: int
     """In bytes."""
@@ -92,7 +92,7 @@ class Originals:
             file.close()
             raise
 
-    def _checked(self, file: BinaryIO, key: tuple, row: Mapping[str, Any]) -> Original:
+    def _checked(self, file: OpenFile, key: tuple, row: Mapping[str, Any]) -> Original:
         seen = self._look(file, key, row["id"])
         if seen.sha256 != row["sha256"]:
             raise Refusal(404, f"the file of {row['id']!r} has changed since it was indexed; update the index.")
@@ -106,7 +106,7 @@ class Originals:
         file.seek(0)
         return Original(file, size, media_type, f'"{etag}"')
 
-    def _look(self, file: BinaryIO, key: tuple, id: str) -> _Seen:
+    def _look(self, file: OpenFile, key: tuple, id: str) -> _Seen:
         with self._lock:
             seen = self._seen.get(key)
         if seen is None:
@@ -121,7 +121,7 @@ class Originals:
         return seen
 
 
-def _open(path: str, root: str) -> tuple[BinaryIO, tuple]:
+def _open(path: str, root: str) -> tuple[OpenFile, tuple]:
     """The file at a path in a root, and what changes when it does."""
     check_path(path)
     base = Path(root).resolve(strict=True)
@@ -130,8 +130,8 @@ def _open(path: str, root: str) -> tuple[BinaryIO, tuple]:
     if not found.is_relative_to(base):
         raise DataError("the file isn't inside its source's folder.")
     # A pipe that took the file's place would be waited for for ever.
-    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    file = open(found, "rb", opener=lambda name, given: os.open(name, given | flags))
+    flags = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
+    file = os.fdopen(os.open(found, os.O_RDONLY | flags), "rb")
     status = os.fstat(file.fileno())
     key = (str(found), member and member[1], status.st_size, status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
@@ -143,7 +143,7 @@ def _open(path: str, root: str) -> tuple[BinaryIO, tuple]:
     return io.BytesIO(read_member(found, member[1])), key
 
 
-def _as_jpeg(file: BinaryIO, id: str, max_pixels: int) -> BinaryIO:
+def _as_jpeg(file: OpenFile, id: str, max_pixels: int) -> OpenFile:
     with file:
         picture = decode_image(file, id, max_pixels)
     converted = io.BytesIO()

@@ -36,8 +36,10 @@ def api_router(service: Service) -> APIRouter:
     Args:
         service: what answers.
     """
-    said = {status: {"model": ErrorAnswer} for status in (400, 401, 404, 413, 415, 422, 503)}
-    router = APIRouter(prefix="/v1", responses={**said})  # type: ignore[arg-type]
+    said: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer} for status in (400, 401, 404, 413, 415, 422, 503)
+    }
+    router = APIRouter(prefix="/v1", responses=said)
     _add_questions(router, service)
     _add_pictures(router, service)
     return router
@@ -124,10 +126,21 @@ def _picture_headers(etag: str, caching: str) -> dict[str, str]:
 
 def _body(model: type[SearchBody] | type[WordsBody], form: bool = False) -> dict[str, Any]:
     """How OpenAPI describes a body that the service reads itself."""
-    schema = model.model_json_schema(ref_template=f"#/components/schemas/{model.__name__}/$defs/{{model}}")
-    content: dict[str, Any] = {JSON: {"schema": schema}}
+    schema = model.model_json_schema()
+    content: dict[str, Any] = {JSON: {"schema": _inlined(schema, schema.pop("$defs", {}))}}
     if form:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         fields = {"query": {"type": "string", "description": f"{model.__name__} as JSON"}, "pictures": files}
         content[FORM] = {"schema": {"type": "object", "properties": fields, "required": ["query", "pictures"]}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references, which would be looked for in the whole document."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}

@@ -16,7 +16,7 @@ from modalloy.serve.config import ServeConfig
 from modalloy.serve.errors import Refusal
 from modalloy.serve.facts import facts_of
 from modalloy.serve.metrics import Metrics
-from modalloy.serve.models import IndexAnswer, WordsAnswer, WordsBody
+from modalloy.serve.models import IndexAnswer, WordAnswer, WordsAnswer, WordsBody
 from modalloy.serve.pictures import Originals
 from modalloy.serve.uploads import Asked, decode_uploads
 
@@ -117,7 +117,10 @@ class Service:
             ModalloyError: there is no such picture, or the encoder can't tell.
         """
         view = self.searcher.view
-        return WordsAnswer.model_validate(await self._in("search", lambda: view.words(asked.id, asked.text)))
+        found = await self._in("search", lambda: view.words(asked.id, asked.text))
+        words = [WordAnswer(word=each.word, score=each.score, weights=each.weights.tolist()) for each in found.words]
+        rows, columns = found.grid
+        return WordsAnswer(rows=rows, columns=columns, words=words, encoder=found.encoder)
 
     def close(self, seconds: float) -> bool:
         """Waits for the threads, and says whether they have ended."""

@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from modalloy.data.images import decode_image
+from modalloy.data.images import OpenFile, decode_image
 from modalloy.errors import ImageError
 from modalloy.search import Part, Query
 from modalloy.serve.errors import Refusal
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     """A question as it came in."""
 
     body: SearchBody
-    files: Sequence[BinaryIO]
+    files: Sequence[OpenFile]
     """Its pictures' files, not yet looked at."""
 
     def query(self, pictures: Sequence[Image.Image]) -> Query:
@@ -38,9 +38,7 @@ class Asked(NamedTuple):
             for part in body.parts
         )
         where = tuple(condition.condition() for condition in body.where)
-        return Query(
-            parts, body.target, body.k, where, body.rerank, explain=body.explain, exact=body.exact, by=body.by
-        )
+        return Query(parts, body.target, body.k, where, body.rerank, explain=body.explain, exact=body.exact, by=body.by)
 
 
 async def read_json(request: Request, model: type[_Body]) -> _Body:
@@ -69,7 +67,7 @@ async def read_question(request: Request) -> AsyncIterator[Asked]:
         yield _matched(*_parts_of(form))
 
 
-def decode_uploads(files: Sequence[BinaryIO], max_pixels: int) -> list[Image.Image]:
+def decode_uploads(files: Sequence[OpenFile], max_pixels: int) -> list[Image.Image]:
     """Decodes pictures that have at most so many pixels together.
 
     Raises:
@@ -93,7 +91,7 @@ def _require(request: Request, *allowed: str) -> str:
     return sent
 
 
-def _parts_of(form: FormData) -> tuple[SearchBody, list[BinaryIO]]:
+def _parts_of(form: FormData) -> tuple[SearchBody, list[OpenFile]]:
     query = form.get("query")
     files = [part.file for name, part in form.multi_items() if name == "pictures" and isinstance(part, UploadFile)]
     if not isinstance(query, str) or len(files) + 1 != len(form.multi_items()):
@@ -101,7 +99,7 @@ def _parts_of(form: FormData) -> tuple[SearchBody, list[BinaryIO]]:
     return SearchBody.model_validate_json(query), files
 
 
-def _matched(body: SearchBody, files: Sequence[BinaryIO]) -> Asked:
+def _matched(body: SearchBody, files: Sequence[OpenFile]) -> Asked:
     used = {part.upload for part in body.parts if part.upload is not None}
     if used != set(range(len(files))):
         raise Refusal(

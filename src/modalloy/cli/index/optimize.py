@@ -13,11 +13,11 @@ class Optimize(Verb):
 
     name = "optimize"
     summary = "Make searches fast again after many changes, and drop what no reader needs any more."
-    example = "modalloy index optimize index"
+    example = "modalloy index optimize"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
-        parser.add_argument("index", type=str, help="the index: a folder or a URI")
+        parser.add_argument("--index", type=str, default="index", help="the index: a folder or a URI")
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""

@@ -11,6 +11,7 @@ from typing import Any
 from modalloy.data.build import Record
 from modalloy.data.images import SUFFIXES
 from modalloy.data.json_kind import json_kind
+from modalloy.data.metadata import NO_METADATA, MetaValue
 from modalloy.data.readers.collection import (
     Collection,
     id_of_path,
@@ -19,12 +20,14 @@ from modalloy.data.readers.collection import (
     parse_json,
     text_lines,
 )
+from modalloy.data.readers.extra_columns import ExtraColumns, read_numbers
 from modalloy.errors import DataError
 
 PATH_KEYS = ("path", "file_name", "filename", "filepath", "image_path", "image", "image_name")
 CAPTION_KEYS = ("caption", "text", "comment", "sentence")
 _ALIKE = 0.8  # Tells "capton" and "txt" from "option" and "test".
 _OTHER_KEYS = ("id", "split", "family")
+_KNOWN = (*PATH_KEYS, "captions", *CAPTION_KEYS, *_OTHER_KEYS)
 _DELIMITERS = (",", "\t", ";", "|")
 
 
@@ -34,7 +37,8 @@ def read_jsonl(path: str | Path, images: str | Path | None = None, split: str = 
     The path may be called any of `PATH_KEYS`; instead of a list under "captions" there may be one caption
     under any of `CAPTION_KEYS`, or several under "caption_0", "caption_1", ..., and further lines with the same path
     then add further captions. "id", "split"
-    and "family" may be left out; an id is then the path with ":" for "/".
+    and "family" may be left out; an id is then the path with ":" for "/". Other keys are the picture's metadata, where
+    their values are texts, numbers, true or false.
 
     Args:
         path: the file.
@@ -46,14 +50,16 @@ def read_jsonl(path: str | Path, images: str | Path | None = None, split: str = 
     """
     path = Path(path)
     root = image_folder(images, path.parent)
-    return Collection(root, _grouped(path, _jsonl_rows(path), split))
+    extra = ExtraColumns(_KNOWN)
+    return Collection(root, _records(_grouped(path, _jsonl_rows(path, extra), extra), split))
 
 
 def read_csv(path: str | Path, images: str | Path | None = None, split: str = "train") -> Collection:
     """Reads a table with a header, its columns separated by comma, tab, semicolon or "|".
 
     It has a column of paths (any of `PATH_KEYS`), usually one of captions (any of `CAPTION_KEYS`), and may
-    have `id`, `split` and `family`; each row gives one caption, and rows with the same path make one item.
+    have `id`, `split` and `family`; each row gives one caption, and rows with the same path make one item. Other
+    columns are metadata: numbers where a whole column is, else texts.
 
     Args:
         path: the file.
@@ -66,7 +72,10 @@ def read_csv(path: str | Path, images: str | Path | None = None, split: str = "t
     """
     path = Path(path)
     root = image_folder(images, path.parent)
-    return Collection(root, _grouped(path, _csv_rows(path), split))
+    extra = ExtraColumns(_KNOWN)
+    groups = _grouped(path, _csv_rows(path, extra), extra)
+    read_numbers(group.first.metadata for group in groups.values())
+    return Collection(root, _records(groups, split))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class _Row:
     captions: tuple[str, ...]
     whole: bool
     """Whether the row stands for the whole image, rather than for one of its captions."""
+    metadata: dict[str, MetaValue]
 
 
 @dataclass(slots=True)
@@ -87,8 +97,8 @@ class _Group:
     captions: list[str] = field(default_factory=list)
 
 
-def _grouped(path: Path, rows: Iterable[_Row], split: str) -> tuple[Record, ...]:
-    """One record an image, in the order of first rows."""
+def _grouped(path: Path, rows: Iterable[_Row], extra: ExtraColumns) -> dict[str, _Group]:
+    """The rows of each image, by its id, in the order of first rows."""
     groups: dict[str, _Group] = {}
     for row in rows:
         id = row.id if row.id is not None else id_of_path(row.path)
@@ -101,14 +111,27 @@ def _grouped(path: Path, rows: Iterable[_Row], split: str) -> tuple[Record, ...]
                 )
             if (first.split, first.family) != (row.split, row.family):
                 raise DataError(f"{path}:{row.line}: {id!r} has another split or family than at {path}:{first.line}.")
+            extra.join(first.metadata, row.metadata)
         group.captions += row.captions
+    extra.finish((group.first.metadata for group in groups.values()), path)
+    return groups
+
+
+def _records(groups: Mapping[str, _Group], split: str) -> tuple[Record, ...]:
     return tuple(
-        Record(id, group.first.path, group.first.split or split, tuple(group.captions), group.first.family)
+        Record(
+            id,
+            group.first.path,
+            group.first.split or split,
+            tuple(group.captions),
+            group.first.family,
+            group.first.metadata or NO_METADATA,
+        )
         for id, group in groups.items()
     )
 
 
-def _row(value: Mapping[str, Any], file: Path, line: int) -> _Row:
+def _row(value: Mapping[str, Any], file: Path, line: int, extra: ExtraColumns) -> _Row:
     where = f"{file}:{line}"
     path = _text(value, PATH_KEYS, where)
     if path is None:
@@ -123,7 +146,7 @@ def _row(value: Mapping[str, Any], file: Path, line: int) -> _Row:
         if not isinstance(caption, str):
             raise DataError(f"{where}: captions must be a list of texts, got a list with {json_kind(caption)}.")
     id, split, family = (_text(value, (key,), where) or None for key in _OTHER_KEYS)
-    return _Row(line, path, id, split and sys.intern(split), family, tuple(captions), whole)
+    return _Row(line, path, id, split and sys.intern(split), family, tuple(captions), whole, extra.of_row(value))
 
 
 def _text(value: Mapping[str, Any], keys: Iterable[str], where: str) -> str | None:
@@ -153,7 +176,7 @@ def _refuse_misspelt(names: Iterable[str], known: Sequence[str], where: str) -> 
                     )
 
 
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
+def _jsonl_rows(path: Path, extra: ExtraColumns) -> Iterator[_Row]:
     names: dict[str, None] = {}
     for number, line in enumerate(text_lines(path), start=1):
         if line.strip():
@@ -161,11 +184,11 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
             if not isinstance(value, dict):
                 raise DataError(f"{path}:{number}: a line must hold an object, got {json_kind(value)}.")
             names.update(dict.fromkeys(value))
-            yield _row(value, path, number)
+            yield _row(value, path, number, extra)
     _refuse_misspelt(names, ("captions", *CAPTION_KEYS), str(path))
 
 
-def _csv_rows(path: Path) -> Iterator[_Row]:
+def _csv_rows(path: Path, extra: ExtraColumns) -> Iterator[_Row]:
     header = next(text_lines(path), "")
     if not header.strip() and not any(line.strip() for line in text_lines(path)):
         raise DataError(f"{path} is empty; its first line should name the columns, such as path,caption.")
@@ -197,7 +220,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
                     )
                 # A row that ends early lacks its caption: only that caption is lost.
                 cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
-                yield _row(dict(zip(columns, cells, strict=True)), path, rows.line_num)
+                yield _row(dict(zip(columns, cells, strict=True)), path, rows.line_num, extra)
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: not CSV ({error}).") from None
 

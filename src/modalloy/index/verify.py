@@ -1,0 +1,162 @@
+"""Looks an index through: each row, its file where that is asked for, and whether searches find what is there."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modalloy.data.images import open_image, sha256_of_image
+from modalloy.data.item import check_path
+from modalloy.encoders import Modality
+from modalloy.encoders.base import MODALITIES
+from modalloy.errors import DataError, ImageError
+from modalloy.index.base import Index, Snapshot
+from modalloy.index.findings import Finding, Findings
+from modalloy.index.row_checks import RowChecks, scanned
+from modalloy.index.schema import COLUMNS, META, VECTOR
+
+SAMPLE = 64
+"""So many pictures and captions are searched for."""
+
+POOR = 0.9
+"""An approximate search with a smaller recall is a problem."""
+
+_K = 10
+_CLOSE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found."""
+
+    version: int
+    """Of the index."""
+    rows: int
+    """All of them."""
+    pictures: int
+    """How many rows are pictures'."""
+    captions: int
+    """How many rows are captions'."""
+    unembedded: int
+    """Captions that a picture lists and that have no row, as those that the encoder refused; no problem."""
+    sampled: int
+    """How many stored vectors were searched for."""
+    recall: float | None
+    """Share of their exact 10 best that the approximate search found; None where nothing was searched."""
+    findings: tuple[Finding, ...]
+    """What is wrong."""
+    repaired: int = 0
+    """How many rows were removed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "findings": [finding.to_dict() for finding in self.findings]}
+
+
+def verify_index(index: Index, *, files: bool = False, repair: bool = False, seed: int = 0) -> Verification:
+    """Checks every row of an index, and by a sample that its searches find what they should.
+
+    Args:
+        index: what to look through; others may write to it meanwhile, unless it is repaired.
+        files: also read each picture's file, compare it with the checksum, and decode it.
+        repair: remove rows that belong to nothing, and all but one of those with the same id. The latter takes two
+            commits: after a crash between them, `modalloy index update` embeds what is missing.
+        seed: draws the sample.
+
+    Raises:
+        CheckpointError: the index can't be read.
+    """
+    snapshot, findings = index.snapshot(), Findings()
+    checks = RowChecks(snapshot, findings)
+    checks.run()
+    if files:
+        _check_files(snapshot, findings)
+    recalls = [
+        recall
+        for modality in MODALITIES
+        for recall in _search(snapshot, modality, checks.sample(modality, SAMPLE, seed), findings)
+    ]
+    recall = float(np.mean(recalls)) if recalls else None
+    if recall is not None and recall < POOR:
+        findings.add("approximate search poor", f"recall@{_K} {recall:.2f}")
+    repaired = _repair(index, snapshot, checks) if repair else 0
+    return Verification(
+        version=snapshot.version,
+        **checks.counts(),
+        unembedded=checks.unembedded,
+        sampled=len(recalls),
+        recall=recall,
+        findings=tuple(findings.all),
+        repaired=repaired,
+    )
+
+
+def _search(snapshot: Snapshot, modality: Modality, ids: list[str], findings: Findings) -> Iterator[float]:
+    """The recall of each stored vector's approximate search."""
+    if not ids:
+        return
+    table = snapshot.rows(ids, ["id", VECTOR[modality]])
+    vectors = _vectors(table, VECTOR[modality])
+    exact = snapshot.search(modality, vectors, _K, exact=True)
+    approximate = snapshot.search(modality, vectors, _K)
+    for id, own, best, found in zip(table["id"].to_pylist(), vectors, exact, approximate, strict=True):
+        score = float(own @ own)
+        # Others may be as good, and then any of them.
+        missed = id not in best.ids and (len(best.ids) < _K or best.scores[-1] < score - _CLOSE)
+        wrong = id in best.ids and abs(best.scores[best.ids.index(id)] - score) > _CLOSE
+        if missed or wrong or not best.scores:
+            findings.add("not found by itself", id)
+            continue
+        yield min(1.0, sum(score >= best.scores[-1] - _CLOSE for score in found.scores) / len(best.scores))
+
+
+def _vectors(table: pa.Table, column: str) -> Float[Tensor, "rows dim"]:
+    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(np.array(flat, dtype=np.float32).reshape(len(table), -1))
+
+
+def _check_files(snapshot: Snapshot, findings: Findings) -> None:
+    roots = {source.name: Path(source.root) for source in snapshot.head.sources}
+    columns = ("id", "modality", "source", "path", "sha256")
+    for batch in scanned(snapshot, columns, "checking files"):
+        for id, modality, source, path, sha256 in zip(*(batch[name].to_pylist() for name in columns), strict=True):
+            if modality != "image" or source not in roots:
+                continue
+            try:
+                check_path(path or "")
+            except DataError:
+                continue  # Found with its row; such a path isn't opened.
+            file = roots[source] / path
+            try:
+                if sha256 is not None and sha256_of_image(file) != sha256:
+                    findings.add("file changed", id)
+                    continue
+            except (OSError, ImageError):
+                findings.add("file missing or unreadable", id)
+                continue
+            try:
+                open_image(file)
+            except ImageError:
+                findings.add("file broken", id)
+
+
+def _repair(index: Index, snapshot: Snapshot, checks: RowChecks) -> int:
+    """Removes what belongs to nothing and what is there twice; gives how many rows are gone."""
+    before = snapshot.count()
+    doubled = sorted(set(checks.repeated) - set(checks.orphans))
+    removed = sorted({*checks.orphans, *doubled})
+    if not removed:
+        return 0
+    columns = [*COLUMNS, *VECTOR.values(), *(META + name for name in snapshot.metadata)]
+    kept = snapshot.rows(doubled, columns)
+    # A row that replaces two would be there twice again.
+    index.commit(removed=removed)
+    if len(kept):
+        index.commit(kept)
+    return before - index.snapshot().count()
