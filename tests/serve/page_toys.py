@@ -1,4 +1,4 @@
-"""What the page is tried with: drawn pictures of known colours, an encoder that sees colours, and a service in a thread."""
+"""What the page is tried with: drawn pictures, an encoder that sees their colours, and a service in a thread."""
 
 import hashlib
 import io

@@ -40,7 +40,7 @@ export function setUpQuestion(page) {
 /** Makes the buttons below the search box, by what the index can do. */
 export function setUpTools(page) {
   const { about } = page;
-  byId("tools").replaceChildren(
+  const tools = [
     choice("What to find", "target", [["image", "Pictures"], ["text", "Captions"]], page.state.target, (target) =>
       page.ask({ target })),
     drawerButton("without", "Without", "without"),
@@ -52,7 +52,8 @@ export function setUpTools(page) {
       toggle(`rerank-${name}`, about.rerankers.length > 1 ? `Re-rank: ${name}` : "Re-rank", () =>
         page.ask({ rerank: page.state.rerank === name ? null : name }),
       "Compare the best results once more, in more detail, which takes longer", "order")),
-  );
+  ];
+  byId("tools").replaceChildren(...tools.filter(Boolean));
   setUpFilter(page);
 }
 
