@@ -490,12 +490,13 @@ def as_alloy(tab, asked):
 
 def test_inputs_beside_the_alloy(tabs):
     asked = []
-    tab = tabs("/?text=red&side=1", before=lambda tab: as_alloy(tab, asked), color_scheme="light")
+    tab = tabs("/?text=red&side=1&k=5", before=lambda tab: as_alloy(tab, asked), color_scheme="light")
     columns = tab.locator(".side")
     expect(columns.locator("h2")).to_have_text(["The alloy", *INPUTS])
     expect(columns.nth(2).locator("a")).to_have_count(8)
     assert sorted(question.get("by", "") for question in asked) == ["", *INPUTS]
     expect(columns.nth(1).locator(".place").first).to_have_text("alloy: 1")
+    expect(columns.nth(2).locator(".place").first).to_have_text("alloy: below 5")
     # What one encoder finds first, the others may show, too: the same picture is outlined.
     columns.nth(0).locator("a").first.focus()
     expect(columns.nth(1).locator("a").first).to_have_class(re.compile("same"))

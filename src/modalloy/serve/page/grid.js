@@ -126,6 +126,7 @@ export function summary(answer, target) {
   const noun = target === "text" ? "caption" : "picture";
   const took = Object.values(answer.milliseconds).reduce((sum, each) => sum + each, 0);
   const found = answer.hits.length < answer.searched ? `The best ${answer.hits.length} of ` : "";
-  return `${found}${counted(answer.searched, noun)} · ${took < 10 ? took.toFixed(1) : Math.round(took)} ms`;
+  const time = took < 1000 ? `${took < 10 ? took.toFixed(1) : Math.round(took)} ms` : `${(took / 1000).toFixed(1)} s`;
+  return `${found}${counted(answer.searched, noun)} · ${time}`;
 }
 

@@ -91,7 +91,7 @@ function content(page, id, known, hit) {
       actions(page, id),
       page.about.words && setUpWords(page, pictureOf(id), overlay),
       hit && scores(hit),
-      hit?.contributions && bars("Which encoder found it", Object.entries(hit.contributions)),
+      hit?.contributions && bars("Which encoder found it", byEncoder(hit.contributions)),
       hit?.part_contributions?.length > 1 && bars("By which part of the question", byPart(page, hit.part_contributions)),
       make("div", { class: "more-facts" }, ...facts(known)),
     ),
@@ -145,6 +145,9 @@ function facts({ id, width, height, metadata = {}, ...further }) {
 const section = (title, ...children) => make("section", {}, make("h3", {}, title), ...children);
 
 const table = (rows) => make("dl", {}, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+
+// What the alloy's encoders give together goes by a name that isn't an encoder's.
+const byEncoder = (values) => Object.entries(values).map(([name, value]) => [name === "fused" ? "all of them, fused" : name, value]);
 
 const byPart = (page, values) => page.answer.parts.map((name, place) => [name, values[place]]);
 

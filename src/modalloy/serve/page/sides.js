@@ -27,7 +27,7 @@ function column(name, list) {
 
 function entry(page, hit, rank, ofAlloy = null) {
   const link = tile(page, hit, "beside");
-  const place = ofAlloy === null ? null : make("span", { class: ofAlloy ? "place" : "place none" }, ofAlloy ? `alloy: ${ofAlloy}` : "not in the alloy's");
+  const place = ofAlloy && make("span", { class: ofAlloy.rank ? "place" : "place none" }, `alloy: ${ofAlloy.rank ?? `below ${ofAlloy.of}`}`);
   link.prepend(make("span", { class: "rank", "aria-hidden": "true" }, String(rank)));
   link.querySelector(".below").append(...(place ? [place] : []));
   return make("li", {}, link);
@@ -37,7 +37,7 @@ async function fill(page, list, name, ranks, signal) {
   try {
     const { query, files } = toQuery(page.state, page.about, { by: name, k: SHOWN, explain: false, rerank: null });
     const { hits } = await api.search(query, files, signal);
-    list.replaceChildren(...hits.map((hit, position) => entry(page, hit, position + 1, ranks.get(hit.id) ?? 0)));
+    list.replaceChildren(...hits.map((hit, position) => entry(page, hit, position + 1, { rank: ranks.get(hit.id), of: ranks.size })));
   } catch (error) {
     if (error.name === "AbortError") return;
     list.replaceChildren(make("li", { class: "muted" }, error.message));
