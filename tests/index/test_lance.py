@@ -91,6 +91,11 @@ def test_approximate_search_agrees_with_exact_search(tmp_path: Path) -> None:
             assert best.ids == [f"p{kept[place]}" for place in scores.argsort(descending=True)[:10]]
             assert len(set(some.ids) & set(best.ids)) >= 9
             assert some.scores[0] == pytest.approx(best.scores[0], abs=1e-6)
+            # By the places at which they were found, and looked up.
+            wanted = [*reversed(some.ids), "p0"]
+            rows = snapshot.rows(wanted, ["sha256", "captions"]).to_pylist()
+            assert rows == open_index(index.location).snapshot().rows(wanted, ["sha256", "captions"]).to_pylist()
+            assert [row["captions"] for row in rows] == [[f"about {id}"] for id in wanted]
     # What isn't in the graph yet is found all the same.
     index.commit(toy_rows(["new"], queries[:1]), removed=["p5"])
     assert index.snapshot().search("image", queries[:1], 1)[0].ids == ["new"]

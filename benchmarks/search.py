@@ -1,0 +1,168 @@
+"""Searching 100,000 vectors: the index beside FAISS's IVF-SQ8 and HNSW, and beside exact search.
+
+    python benchmarks/search.py                # the index in a temporary folder
+    python benchmarks/search.py --dim 1024 --rows 100000
+
+The vectors are drawn around 2,000 centres, with noise as large as the centres, as embeddings of photographs lie;
+queries are further away, as those of texts are. Each query goes alone, on all cores, through the whole of
+`Snapshot.search`, and the systems take turns, so that what else the machine does hits all of them. Recall is against
+exact search in float64. Building and adding are timed once; so is the encoding of a query, where `--encoder` names one.
+FAISS holds its vectors in memory, the index on a disk, with ids, metadata and thumbnails beside. Needs faiss-cpu.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import torch
+
+from modalloy.encoders import Fingerprint, load_encoder
+from modalloy.encoders.base import MODALITIES
+from modalloy.index import Head, Snapshot, create_index
+from modalloy.index.schema import rows_schema
+
+GOAL_MS, GOAL_RECALL, K = 6.0, 0.99, 10
+CENTRES, COMMIT = 2_000, 10_000
+THUMBNAIL = bytes(range(256)) * 40
+
+
+def drawn(rows: int, dim: int, noise: float, centres: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Unit vectors around the centres."""
+    vectors = centres[random.integers(0, len(centres), rows)] + noise * random.standard_normal((rows, dim), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def rows_of(vectors: np.ndarray, first: int) -> pa.Table:
+    """Rows of pictures, each with a thumbnail of 10 kB."""
+    count, dim = vectors.shape
+    schema = rows_schema(dim)
+    ids = [f"{place:08d}.jpg" for place in range(first, first + count)]
+    given = {
+        "id": ids, "picture_id": ids, "path": ids, "modality": ["image"] * count, "source": [""] * count,
+        "sha256": [f"{place:064x}" for place in range(first, first + count)], "bytes": [100_000] * count,
+        "modified_ns": [1] * count, "split": ["unused"] * count, "captions": [["a picture"]] * count,
+        "width": [640] * count, "height": [480] * count, "thumbnail": [THUMBNAIL] * count,
+        "image_vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim),
+    }  # fmt: skip
+    return pa.table([given.get(field.name, pa.nulls(count, field.type)) for field in schema], schema=schema)
+
+
+def fill(folder: Path, vectors: np.ndarray) -> tuple[Snapshot, float, float, float]:
+    """An index, the seconds to write and to index it, and those of a commit of 256 more, which is taken back."""
+    made_by = Fingerprint("drawn", "1", "0" * 64, "0" * 64)
+    index = create_index(folder, Head("drawn", dict.fromkeys(MODALITIES, made_by), vectors.shape[1]))
+    start = time.perf_counter()
+    for first in range(0, len(vectors), COMMIT):
+        index.commit(rows_of(vectors[first : first + COMMIT], first))
+    written = time.perf_counter()
+    index.optimize()
+    optimized = time.perf_counter()
+    more = rows_of(vectors[:256], len(vectors))
+    began = time.perf_counter()
+    index.commit(more)
+    added = time.perf_counter() - began
+    index.commit(removed=more["id"].to_pylist())
+    return index.snapshot(), written - start, optimized - written, added
+
+
+def faiss_systems(vectors: np.ndarray) -> dict[str, tuple[Callable[[np.ndarray], list[int]], float]]:
+    """FAISS's indexes, which give row numbers, and the seconds to build each."""
+    dim, systems = vectors.shape[1], {}
+    lists = int(4 * len(vectors) ** 0.5)
+    for name, factory in (("FAISS IVF-SQ8", f"IVF{lists},SQ8"), ("FAISS HNSW32", "HNSW32,Flat")):
+        start = time.perf_counter()
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        if name.startswith("FAISS IVF"):
+            index.train(vectors)
+        else:
+            index.hnsw.efConstruction = 100
+        index.add(vectors)
+        if name.startswith("FAISS IVF"):
+            index.nprobe = 64
+        else:
+            index.hnsw.efSearch = 64
+        systems[name] = (
+            lambda query, index=index: index.search(query[None], K)[1][0].tolist(),
+            time.perf_counter() - start,
+        )
+    return systems
+
+
+def main() -> None:
+    """Print times, recalls and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--encoder", help="also time how long it takes to encode a query")
+    options = parser.parse_args()
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((CENTRES, options.dim), np.float32)
+    vectors = drawn(options.rows, options.dim, 0.9, centres, random)
+    queries = drawn(options.queries, options.dim, 1.2, centres, random)
+    truth = [set(np.argsort(-(vectors @ query.astype(np.float64)))[:K].tolist()) for query in queries]
+
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot, written, optimized, added = fill(Path(folder) / "index", vectors)
+        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+        def ours(query: np.ndarray, exact: bool = False) -> list[int]:
+            found = snapshot.search("image", torch.from_numpy(query)[None], K, exact=exact)[0]
+            return [int(id.removesuffix(".jpg")) for id in found.ids]
+
+        systems: dict[str, tuple[Callable[[np.ndarray], list[int]], float]] = {
+            "modalloy index": (ours, written + optimized),
+            **faiss_systems(vectors),
+        }
+        times: dict[str, list[float]] = {name: [] for name in systems}
+        hits = dict.fromkeys(systems, 0)
+        for number, (query, best) in enumerate(zip(queries, truth, strict=True)):
+            for name, (search, _) in systems.items():
+                start = time.perf_counter()
+                found = search(query)
+                # The first ones load what the others use.
+                if number >= 10:
+                    times[name].append(1000 * (time.perf_counter() - start))
+                hits[name] += len(best & set(found))
+        start = time.perf_counter()
+        exact = ours(queries[0], exact=True)
+        exact_ms = 1000 * (time.perf_counter() - start)
+    if set(exact) != truth[0]:
+        raise SystemExit("exact search differs from numpy's")
+
+    print(
+        f"{options.rows:,} vectors of {options.dim} numbers, {torch.get_num_threads()} threads, one query at a time\n"
+    )
+    print(f"{'':16}  {'p50 ms':>7}  {'p99 ms':>7}  {'recall@10':>9}  {'build s':>8}")
+    for name, (_, built) in systems.items():
+        ordered = sorted(times[name])
+        p99 = ordered[int(0.99 * len(ordered))]
+        recall = hits[name] / (K * len(queries))
+        print(f"{name:16}  {statistics.median(ordered):7.2f}  {p99:7.2f}  {recall:9.4f}  {built:8.1f}")
+    median, recall = statistics.median(times["modalloy index"]), hits["modalloy index"] / (K * len(queries))
+    for name in systems:
+        if name != "modalloy index":
+            print(f"modalloy / {name}: {median / statistics.median(times[name]):.2f} of its time")
+    print(f"exact search of all: {exact_ms:.0f} ms")
+    print(f"writing {options.rows / written:,.0f} rows/s, then {optimized:.1f} s for compaction and graph")
+    print(f"a commit of 256 more: {1000 * added:.0f} ms; on disk {size / options.rows / 1000:.1f} kB a picture")
+    print(f"goal p50 < {GOAL_MS} ms: {'met' if median < GOAL_MS else 'missed'}")
+    print(f"goal recall@10 >= {GOAL_RECALL}: {'met' if recall >= GOAL_RECALL else 'missed'}")
+    if options.encoder:
+        encoder = load_encoder(options.encoder)
+        took = []
+        for number in range(20):
+            start = time.perf_counter()
+            encoder.encode_texts([f"a red telephone number {number} on a desk"])
+            took.append(1000 * (time.perf_counter() - start))
+        print(f"encoding a query by {encoder.name}: median {statistics.median(took[3:]):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
