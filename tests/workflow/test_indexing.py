@@ -217,6 +217,19 @@ def test_an_encoder_that_moved(keeper, folder, location, encoders):
     assert (updated.generation, updated.encoder, updated.sources[0].changes) == (0, "moved", 0)
 
 
+def test_an_index_and_its_encoder_move_together(folder, tmp_path, encoders):
+    (tmp_path / "run" / "alloy").mkdir(parents=True)
+    for place in ("run", "moved"):
+        encoders[f"counting:{tmp_path / place / 'alloy'}"] = encoder = CountingEncoder()
+        encoder.spec = f"counting:{tmp_path / place / 'alloy'}"
+        encoder.fingerprint = CountingEncoder().fingerprint
+    made = build(str(tmp_path / "run" / "index"), folder, f"counting:{tmp_path / 'run' / 'alloy'}")
+    assert made.encoder == f"counting:{tmp_path / 'run' / 'alloy'}"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    updated = Keeper(str(tmp_path / "moved" / "index")).update()
+    assert updated.encoder == f"counting:{tmp_path / 'moved' / 'alloy'}" and updated.sources[0].changes == 0
+
+
 def test_a_damaged_index_is_not_taken_for_a_missing_one(keeper, folder, location, tmp_path):
     keeper.build(str(folder), spec="counting-a")
     for file in (tmp_path / "index" / "head.lance").rglob("*.lance"):
