@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import io
 import os
@@ -9,6 +10,7 @@ from PIL import Image
 from serve.service_toys import FORMATS, error, picture_bytes
 
 from modalloy.index import Source
+from modalloy.serve.pictures import Original, OriginalResponse
 
 SHOWN = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 
@@ -188,6 +190,33 @@ def test_a_picture_that_is_too_large_is_not_shown(serving, searcher, index, root
     swapped(index, "deep:1.png", path="large.bmp", sha256=sha256(content))
     searcher.refresh()
     error(serving(max_pixels=1199).get("/v1/picture?id=deep:1.png"), 404)
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_file_is_closed_when_the_client_is_gone(tmp_path, sent):
+    """A browser that leaves the page gives up its pictures, some before a byte of them was read."""
+    (tmp_path / "large").write_bytes(bytes(3 * 2**18))
+    original = Original((tmp_path / "large").open("rb"), 3 * 2**18, "image/png", "tag")
+    told = []
+
+    async def ask():
+        gone = asyncio.Event()
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            told.append(message)
+            if len(told) > sent:
+                gone.set()
+                await asyncio.Event().wait()
+
+        scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.3"}}
+        await asyncio.wait_for(OriginalResponse(original, {})(scope, receive, send), 10)
+
+    asyncio.run(ask())
+    assert len(told) == sent + 1 and original.file.closed
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts open files by /proc")

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from modalloy.data.images import OpenFile, decode_image, image_format
 from modalloy.data.item import check_path
 from modalloy.data.tar_members import read_member, split_tar_path
@@ -33,7 +36,7 @@ class Original:
     """A picture's file, open and checked to be the indexed one."""
 
     file: OpenFile
-    """To be closed, or read to its end by `chunks`."""
+    """To be closed, which `OriginalResponse` does."""
     size: int
     """In bytes."""
     media_type: str
@@ -42,13 +45,33 @@ class Original:
     """Changes with the bytes."""
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes; it is closed at the end."""
-        with self.file:
-            # A file that grows meanwhile mustn't outgrow the size that was announced.
-            left = self.size
-            while left and (chunk := self.file.read(min(left, _CHUNK))):
-                yield chunk
-                left -= len(chunk)
+        """Its bytes."""
+        # A file that grows meanwhile mustn't outgrow the size that was announced.
+        left = self.size
+        while left and (chunk := self.file.read(min(left, _CHUNK))):
+            yield chunk
+            left -= len(chunk)
+
+
+class OriginalResponse(StreamingResponse):
+    """Sends an original, and closes its file in any case.
+
+    A client may be gone before the first byte is read, so that reading it can't be what closes it.
+
+    Args:
+        original: what is sent.
+        headers: further headers.
+    """
+
+    def __init__(self, original: Original, headers: Mapping[str, str]) -> None:
+        sized = {**headers, "Content-Length": str(original.size)}
+        super().__init__(original.chunks(), media_type=original.media_type, headers=sized)
+        self._file = original.file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

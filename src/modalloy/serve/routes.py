@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import StreamingResponse
 
 from modalloy.data.item import check_id
 from modalloy.errors import DataError
@@ -23,7 +22,7 @@ from modalloy.serve.models import (
     WordsAnswer,
     WordsBody,
 )
-from modalloy.serve.pictures import COLUMNS
+from modalloy.serve.pictures import COLUMNS, OriginalResponse
 from modalloy.serve.service import Service
 from modalloy.serve.uploads import FORM, JSON, read_json, read_question
 
@@ -103,8 +102,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
         if is_known(request, original.etag):
             original.file.close()
             return Response(status_code=304, headers=headers)
-        headers["Content-Length"] = str(original.size)
-        return StreamingResponse(original.chunks(), media_type=original.media_type, headers=headers)
+        return OriginalResponse(original, headers)
 
 
 def _row(snapshot: Snapshot, id: str, columns: tuple[str, ...]) -> Mapping[str, Any]:
