@@ -278,7 +278,14 @@ def test_the_address_remembers(tabs):
     tab.go_back()
     expect(tab.get_by_text("Say it")).to_be_visible()
     tab.go_forward()
-    first(tab, "red")
+    tab.go_forward()
+    expect(tab.locator(".chip.upload")).to_be_visible()
+    expect(tab.locator("#notice")).to_be_hidden()
+    tab.reload()
+    expect(tab.locator("#notice")).to_contain_text("The picture that you gave is no longer part of the search")
+    search(tab, "pink")
+    first(tab, "pink")
+    expect(tab.locator("#notice")).to_be_hidden()
     tab.goto("/?text=red&without=pink&weights=1.5,0.7&where=year+%3E%3D+2003&target=text&k=5")
     expect(tab.get_by_label("Weight of without pink")).to_have_value("0.7")
     expect(tab.get_by_label("Weight of red")).to_have_value("1.5")
@@ -432,6 +439,10 @@ def test_asks_for_the_key(tabs, index, tmp_path):
         assert tab.evaluate("Object.keys(localStorage).length") == 0 and "sesame" not in tab.url
         tab.reload()
         first(tab, "blue")
+        tiles(tab).first.click()
+        with tab.expect_popup() as opened:
+            tab.get_by_role("link", name="Original").click()
+        expect(opened.value.locator("img")).not_to_have_js_property("naturalWidth", 0)
         tab.context.close()
     assert len(tabs.problems) == 2 and all("401" in problem for problem in tabs.problems)
     tabs.problems.clear()
@@ -480,7 +491,8 @@ def as_alloy(tab, asked):
 
     def find(route):
         bright = [[float(row == 2 and column == 0) for column in range(3)] for row in range(3)]
-        words = [{"word": word, "score": 0.2 + 0.1 * at, "weights": bright} for at, word in enumerate(("a", "red"))]
+        told = (("a", 0.9, False), ("red", 0.3, True), ("thing", 0.2, True))
+        words = [{"word": word, "score": score, "seen": seen, "weights": bright} for word, score, seen in told]
         route.fulfill(json={"rows": 3, "columns": 3, "words": words, "encoder": INPUTS[0]})
 
     tab.route("**/v1/index", tell)

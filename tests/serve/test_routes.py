@@ -21,6 +21,7 @@ def test_the_index_is_described(client, index):
     assert said["version"] == index.snapshot().version and said["generation"] == 0
     assert said["fields"]["camera"] == "text" and said["fields"]["year"] == said["fields"]["width"] == "number"
     assert said["local_files"] is True and said["words"] is False and said["inputs"] == said["rerankers"] == []
+    assert said["k_most"] == 200
 
 
 @pytest.mark.parametrize("target", ["image", "text"])
@@ -184,7 +185,7 @@ def test_words_are_found_by_the_view(client, searcher, monkeypatch):
     asked = []
     monkeypatch.setattr(type(searcher.view), "words", lambda _, *given: asked.append(given) or found)
     reply = client.post("/v1/words", json={"id": "deep:1.png", "text": "a dog"}).json()
-    assert reply.pop("words") == [{"word": "dog", "score": 0.5, "weights": [[0.25, 0.75]]}]
+    assert reply.pop("words") == [{"word": "dog", "score": 0.5, "seen": True, "weights": [[0.25, 0.75]]}]
     assert reply == {"rows": 1, "columns": 2, "encoder": "toy"} and asked == [("deep:1.png", "a dog")]
     error(client.post("/v1/words", json={"id": "deep:1.png"}), 422)
 

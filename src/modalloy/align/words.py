@@ -12,6 +12,11 @@ from modalloy.align.cross_attention import CrossAttention
 from modalloy.align.local_similarity import Tokens
 
 _SPECIAL = re.compile(r"\[[A-Za-z]+\]|<[^<>]+>")
+# English words that nothing in a picture stands for; all words of other languages count as seen.
+_UNSEEN = frozenset(
+    "a an and are as at be being by for from has have he her his in is it its of off on or s she that the their them "
+    "there they this to was were which while who with".split()
+)
 _INSIDE, _STARTS, _END = "##", ("▁", "Ġ"), "</w>"
 
 
@@ -52,6 +57,15 @@ def word_maps(
         places = weights[:, : grid[0] * grid[1]].unflatten(1, grid)
         found.append([WordMap(word, places[at].mean(0), float(own[at].mean())) for word, at in joined_words(spelled)])
     return found
+
+
+def can_be_seen(word: str) -> bool:
+    """Whether a picture can show what a word stands for, unlike an article; known of English alone.
+
+    >>> can_be_seen("dog"), can_be_seen("The")
+    (True, False)
+    """
+    return word.lower() not in _UNSEEN
 
 
 def joined_words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:

@@ -10,11 +10,12 @@ from modalloy.search.explanation import input_names
 from modalloy.serve.models import IndexAnswer
 
 
-def facts_of(view: View) -> IndexAnswer:
+def facts_of(view: View, k_most: int) -> IndexAnswer:
     """What there is to search in one state of an index; without any path.
 
     Args:
         view: the state with its encoder.
+        k_most: answers that one search may ask for.
     """
     snapshot, metadata = view.snapshot, view.snapshot.metadata
     head = snapshot.head
@@ -31,4 +32,5 @@ def facts_of(view: View) -> IndexAnswer:
         inputs=[name for name in input_names(view.encoder) if name in (view.vector_parts or ())],
         words=view.finds_words,
         local_files=any(Path(source.root).is_dir() for source in head.sources),
+        k_most=k_most,
     )

@@ -108,6 +108,7 @@ class IndexAnswer(BaseModel):
     inputs: list[str]
     words: bool
     local_files: bool
+    k_most: int
 
 
 class ItemAnswer(BaseModel):
@@ -127,6 +128,7 @@ class WordAnswer(BaseModel):
 
     word: str
     score: float
+    seen: bool = Field(description="Whether a picture can show it, unlike an article, in English.")
     weights: list[list[float]]
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from modalloy.align.words import can_be_seen
 from modalloy.search import Answer, Query, Searcher
 from modalloy.serve.batching import Batcher
 from modalloy.serve.config import ServeConfig
@@ -118,7 +119,10 @@ class Service:
         """
         view = self.searcher.view
         found = await self._in("search", lambda: view.words(asked.id, asked.text))
-        words = [WordAnswer(word=each.word, score=each.score, weights=each.weights.tolist()) for each in found.words]
+        words = [
+            WordAnswer(word=each.word, score=each.score, seen=can_be_seen(each.word), weights=each.weights.tolist())
+            for each in found.words
+        ]
         rows, columns = found.grid
         return WordsAnswer(rows=rows, columns=columns, words=words, encoder=found.encoder)
 
@@ -156,7 +160,7 @@ class Service:
 
     def _look_at_index(self) -> None:
         if self.searcher.refresh() or self._facts is None:
-            self._facts = facts = facts_of(self.searcher.view)
+            self._facts = facts = facts_of(self.searcher.view, self.config.k_most)
             self.metrics.version.set(facts.version)
             self.metrics.rows.labels("image").set(facts.pictures)
             self.metrics.rows.labels("text").set(facts.captions)

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from modalloy.align import AlignedEncoder
-from modalloy.align.words import WordMap, word_maps
+from modalloy.align.words import WordMap, can_be_seen, word_maps
 from modalloy.encoders import Encoder
 from modalloy.errors import ModalloyError
 from modalloy.fusion import SplitFeatures
@@ -15,11 +15,6 @@ from modalloy.report import WordExample
 
 _log = logging.getLogger(__name__)
 _MOST_WORDS = 8
-# English words that nothing in a picture stands for; in other languages all words are shown.
-_UNSEEN = (
-    "a an and are as at be being by for from has have he her his in is it its of off on or s she that the their them "
-    "there they this to was were which while who with"
-)
 
 
 def word_examples(
@@ -77,8 +72,7 @@ def _maps(
 
 def _shown(words: Sequence[WordMap]) -> list[WordMap]:
     """Those that add most to the score, each word once, in reading order."""
-    unseen = set(_UNSEEN.split())
-    seen = [each for each in words if each.word.lower() not in unseen]
+    seen = [each for each in words if can_be_seen(each.word)]
     best: dict[str, WordMap] = {}
     for each in sorted(seen, key=lambda each: each.score, reverse=True):
         best.setdefault(each.word.lower(), each)

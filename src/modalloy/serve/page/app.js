@@ -7,7 +7,7 @@ import { scoreItem, setUpItem, showItem } from "./item.js";
 import { clearMessage, showError, worked } from "./message.js";
 import { partName, setUpQuestion, setUpTools, showQuestion } from "./question.js";
 import { showSides } from "./sides.js";
-import { BLANK, MOST, PAGE, fromAddress, isAsked, part, textOf, toAddress, toQuery, withText } from "./state.js";
+import { BLANK, PAGE, fromAddress, isAsked, part, textOf, toAddress, toQuery, withText } from "./state.js";
 
 // Shorter waits show nothing, since what comes and goes at once only disturbs.
 const PATIENCE = 150;
@@ -20,6 +20,8 @@ let asked = null;
 let running = null;
 let focusAt = null;
 let early = false;
+// How many pictures the address stood for that a reload has forgotten.
+let lost = 0;
 
 /** Changes the question; what stands in the search box is part of it. */
 function ask(change, { replace = false, again = false } = {}) {
@@ -53,6 +55,7 @@ function go(state, { replace = false, opened = false } = {}) {
   const same = address === toAddress(page.state) && JSON.stringify(uploads) === JSON.stringify(history.state?.uploads ?? []);
   page.state = state;
   history[replace || same ? "replaceState" : "pushState"]({ uploads, opened }, "", address);
+  lost = 0;
   show();
 }
 
@@ -65,9 +68,10 @@ function uploadsOf(state) {
 }
 
 function readAddress() {
-  const uploads = (history.state?.uploads ?? []).filter(([number]) => given[number]);
-  const parts = uploads.map(([number, weight]) => part("upload", given[number], weight));
-  page.state = fromAddress(location.search, parts);
+  const uploads = history.state?.uploads ?? [];
+  const kept = uploads.filter(([number]) => given[number]);
+  lost = uploads.length - kept.length;
+  page.state = fromAddress(location.search, kept.map(([number, weight]) => part("upload", given[number], weight)));
 }
 
 function show() {
@@ -88,6 +92,7 @@ async function search({ again = false } = {}) {
   const { signal } = (running = new AbortController());
   // A message stays until what it announced, another try, has an outcome.
   if (!again) clearMessage();
+  byId("notice").textContent = lost ? notice(lost) : "";
   const results = byId("results");
   if (!isAsked(page.state)) {
     page.answer = null;
@@ -116,6 +121,10 @@ async function search({ again = false } = {}) {
   }
 }
 
+const notice = (pictures) => pictures > 1
+  ? "The pictures that you gave are no longer part of the search, since a reload forgets them; give them again."
+  : "The picture that you gave is no longer part of the search, since a reload forgets it; give it again.";
+
 function showWaiting(results) {
   results.setAttribute("aria-busy", "true");
   if (!page.answer) showSkeletons(results);
@@ -128,7 +137,7 @@ function showAnswer(results, signal) {
   else if (state.side) showSides(page, results, answer, signal);
   else {
     showGrid(page, results, answer.hits);
-    if (answer.hits.length === state.k && state.k < Math.min(answer.searched, MOST)) results.append(moreButton());
+    if (answer.hits.length === state.k && state.k < Math.min(answer.searched, page.about.k_most)) results.append(moreButton());
   }
   scoreItem(page);
   if (focusAt !== null) results.querySelectorAll("a[data-id]")[focusAt]?.focus();
@@ -138,7 +147,7 @@ function showAnswer(results, signal) {
 function moreButton() {
   return make("button", { type: "button", class: "more", onclick: () => {
     focusAt = page.answer.hits.length;
-    ask({ k: Math.min(MOST, page.state.k + PAGE) }, { replace: true });
+    ask({ k: Math.min(page.about.k_most, page.state.k + PAGE) }, { replace: true });
   } }, "More");
 }
 

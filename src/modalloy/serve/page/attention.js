@@ -49,7 +49,9 @@ function showWords(answer, found, told, overlay) {
     button.style.setProperty("--found", Math.max(0, score / highest).toFixed(3));
     return button;
   }));
-  choose(answer.words.findIndex(({ score }) => score === highest));
+  // The best of those that a picture can show, if there is one.
+  const best = (words) => words.reduce((best, each) => (best && best.score >= each.score ? best : each), undefined);
+  choose(answer.words.indexOf(best(answer.words.filter(({ seen }) => seen)) ?? best(answer.words)));
 }
 
 /**

@@ -5,6 +5,8 @@ import { setUpWords } from "./attention.js";
 import { byId, icon, make, rounded } from "./dom.js";
 import { alternative, picture } from "./picture.js";
 
+const MINUTE = 60_000;
+
 let shown = null;
 let scored = false;
 
@@ -112,10 +114,31 @@ function actions(page, id) {
     "p",
     { class: "actions" },
     make("button", { type: "button", class: "primary", "aria-keyshortcuts": "m", onclick: () => page.alike(pictureOf(id)) }, icon("alike"), "More like this"),
-    !api.key.get() && make("a", { class: "button", href: api.pictureAddress(pictureOf(id)), target: "_blank", rel: "noopener" }, "Original"),
+    original(id),
     place >= 0 && arrow("back", "Previous result", -1, place === 0),
     place >= 0 && arrow("next", "Next result", 1, place === last),
   );
+}
+
+/** A link to the picture itself; where it wants a key, which a link doesn't send, it is fetched first. */
+function original(id) {
+  const address = api.pictureAddress(pictureOf(id));
+  const link = make("a", { class: "button", href: address, target: "_blank", rel: "noopener" }, "Original");
+  if (!api.key.get()) return link;
+  link.addEventListener("click", async (event) => {
+    event.preventDefault();
+    // Opened at once, since a browser opens nothing that long after a click.
+    const tab = window.open("", "_blank");
+    try {
+      const url = URL.createObjectURL(await api.bytes(address));
+      tab.location = url;
+      setTimeout(() => URL.revokeObjectURL(url), MINUTE);
+    } catch (error) {
+      tab.close();
+      byId("item").querySelector(".more-facts").prepend(make("p", { class: "message", role: "alert" }, error.message));
+    }
+  });
+  return link;
 }
 
 function step(page, by) {

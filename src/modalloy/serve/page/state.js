@@ -1,8 +1,6 @@
 // What the page shows, as a value; the address holds all of it except pictures that the user gave.
 
 export const PAGE = 24;
-// A service answers with at most 200, unless it is configured otherwise.
-export const MOST = 192;
 export const DEFAULT_WEIGHT = { text: 1, like: 1, upload: 1, without: 0.5 };
 
 /**
@@ -83,7 +81,8 @@ export function toQuery(state, about, further = {}) {
   const where = state.where.map(({ field, comparison, value }) => ({
     field, comparison, value: typed(value, about.fields[field]),
   }));
-  const { target, k, rerank } = state;
+  const { target, rerank } = state;
+  const k = Math.min(state.k, about.k_most);
   return { query: { parts, target, k, where, rerank, explain: about.inputs.length > 1, ...further }, files };
 }
 
