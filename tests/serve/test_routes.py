@@ -15,6 +15,13 @@ def form(query, *pictures):
     return {"data": {"query": json.dumps(query)}, "files": [("pictures", ("a.png", each)) for each in pictures]}
 
 
+def test_it_is_warm_before_it_is_ready(serving, searcher, encoder):
+    client = serving()
+    assert encoder.calls == [1, 1] and searcher.view.sampled == ("image", "text")
+    client.post("/v1/search", json=RED)
+    assert encoder.calls == [1, 1, 1]
+
+
 def test_the_index_is_described(client, index):
     said = client.get("/v1/index").json()
     assert said["pictures"] == 7 and said["captions"] == 7 and said["encoder"] == "toy-1"

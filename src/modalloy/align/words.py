@@ -13,9 +13,9 @@ from modalloy.align.local_similarity import Tokens
 
 _SPECIAL = re.compile(r"\[[A-Za-z]+\]|<[^<>]+>")
 # English words that nothing in a picture stands for; all words of other languages count as seen.
-_UNSEEN = frozenset(
+_UNSEEN = (
     "a an and are as at be being by for from has have he her his in is it its of off on or s she that the their them "
-    "there they this to was were which while who with".split()
+    "there they this to was were which while who with"
 )
 _INSIDE, _STARTS, _END = "##", ("▁", "Ġ"), "</w>"
 
@@ -65,7 +65,7 @@ def can_be_seen(word: str) -> bool:
     >>> can_be_seen("dog"), can_be_seen("The")
     (True, False)
     """
-    return word.lower() not in _UNSEEN
+    return word.lower() not in _UNSEEN.split()
 
 
 def joined_words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:

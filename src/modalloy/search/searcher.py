@@ -21,6 +21,7 @@ from modalloy.search.query import Part, Query
 from modalloy.search.rerank import Reranker
 from modalloy.search.timing import timed
 from modalloy.search.view import View
+from modalloy.search.warming import warm
 
 INDEX = "index"
 """The folder in which a run, or an alloy, keeps its index."""
@@ -104,6 +105,8 @@ class Searcher:
             encoder, rerankers = old.encoder, old.rerankers
             if self._own and snapshot.head.fingerprints != old.snapshot.head.fingerprints:
                 encoder = self._load(snapshot)
+                # Without the lock, since questions go on with the old one meanwhile.
+                warm(encoder)
                 rerankers = self._second_stages(encoder)
             view = View(snapshot, encoder, rerankers, self._encoding)
             for modality in old.sampled:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modalloy.data import open_image
 from modalloy.encoders import Encoder, Modality
+from modalloy.encoders.base import MODALITIES
 from modalloy.errors import CheckpointError, ConfigError, DataError, ModalloyError
 from modalloy.index import Condition, Head, Snapshot
 from modalloy.index.schema import META, VECTOR
@@ -27,6 +28,7 @@ from modalloy.search.query import Part, Query
 from modalloy.search.rerank import Picture, Reranker, rerank
 from modalloy.search.standard_score import sample_vectors
 from modalloy.search.timing import timed
+from modalloy.search.warming import warm
 from modalloy.search.words import FoundWords, find_words, words_finder
 
 _log = logging.getLogger(__name__)
@@ -148,6 +150,15 @@ class View:
             if modality not in self._samples:
                 self._samples[modality] = sample_vectors(self.snapshot, modality)
             return self._samples[modality]
+
+    def warm_up(self) -> None:
+        """Loads what a first question would otherwise wait for: the encoder's backbones, the samples, the vectors."""
+        with self._lock:
+            warm(self.encoder)
+        for modality in MODALITIES:
+            sample = self.sample(modality)
+            if len(sample):
+                self.snapshot.search(modality, sample[:1], 1)
 
     @property
     def sampled(self) -> tuple[Modality, ...]:

@@ -64,6 +64,7 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answers while it lasts; then stops what is still at work, as far as it can be stopped."""
+        await self._in("encode", self.searcher.view.warm_up)
         await self._in("refresh", self._look_at_index)
         tasks = [asyncio.create_task(self._batcher.run()), asyncio.create_task(self._stay_current())]
         self.ready = True
