@@ -69,7 +69,7 @@ def test_clip_and_siglip_are_amalgamated_by_the_example(tiny_collection, tmp_pat
     assert report == read_json(tmp_path / "run" / "report.json")
     names = [each["name"] for each in yaml.safe_load(EXAMPLE.read_text())["inputs"]]
     assert {*names, "HADA stage 1", "HADA stage 2", "validation-tuned weighted cosine"} <= set(report["systems"])
-    searcher = Searcher.open(tmp_path / "run" / "gallery")
+    searcher = Searcher.open(tmp_path / "run" / "index")
     assert len(searcher.by_text("a red telephone", k=5)) == 5
 
 
@@ -125,4 +125,4 @@ def test_the_authors_features_are_fused_by_their_configuration(method, tmp_path)
     assert run.delivered.fuser.config.weighted_inputs in ((0,), (1,))
     loaded = Alloy.from_pretrained(tmp_path / "run")
     assert loaded.fingerprint("image") == Alloy(run.encoders, run.delivered.fuser, "x").fingerprint("image")
-    assert Searcher.open(tmp_path / "run" / "gallery")
+    assert Searcher.open(tmp_path / "run" / "index")

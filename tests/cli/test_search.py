@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from modalloy.cli.main import USER_MISTAKE, main
-from modalloy.search import Hit, Searcher
+from modalloy.search import Answer, Hit, Searcher
 
 
 def answer(capsys, *arguments):
@@ -57,13 +57,53 @@ def test_captions_by_words(capsys, finished_run, tiny_manifest):
 
 def test_people_get_a_table_with_whole_paths(capsys, finished_run, monkeypatch):
     path = "/pictures/" + "/".join(f"a long folder name {number}" for number in range(12)) + "/cat.jpg"
-    hits = [Hit("a", 0.5, path, "a cat [bold]with[/x] markup"), Hit("b", 0.25, None, None)]
-    monkeypatch.setattr(Searcher, "by_text", lambda *_: hits)
+    hits = Hit("a", 0.5, path=path, captions=("a cat [bold]with[/x] markup",)), Hit("b", 0.25)
+    monkeypatch.setattr(Searcher, "search", lambda *_: Answer(hits, 2, 1, {}))
     assert main(["search", str(finished_run), "[/b] cats"]) == 0
     out = capsys.readouterr().out
     cells = [line.split("│")[-2].strip() for line in out.splitlines() if "│" in line]
     assert path.replace(" ", "") in "".join(cells).replace(" ", "")
     assert "a cat [bold]with[/x] markup" in out and "[/b] cats" in out and "0.500" in out
+    monkeypatch.setattr(Searcher, "search", lambda *_: Answer((), 0, 1, {}))
+    assert main(["search", str(finished_run), "cats"]) == 0
+    assert "nothing found; 0 satisfy the conditions" in capsys.readouterr().out
+
+
+def test_explanations_are_columns(capsys, finished_run, tiny_manifest):
+    words = ["a red telephone", "--without", "[b]a cat", "--like", tiny_manifest[0].id, "--weight", "1", "0.5", "0.2"]
+    found = answer(capsys, finished_run, *words, "--explain")
+    assert found["query"] == f"+1 a red telephone, +0.5 like {tiny_manifest[0].id}, -0.2 [b]a cat"
+    for hit in found["hits"]:
+        assert hit["id"] != tiny_manifest[0].id
+        assert sum(hit["part_contributions"]) == pytest.approx(hit["score"], abs=1e-5)
+        assert sum(hit["contributions"].values()) == pytest.approx(hit["score"], abs=1e-5)
+    assert "fused" in found["hits"][0]["contributions"] and len(found["hits"][0]["contributions"]) == 2
+    assert main(["search", str(finished_run), *words, "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert all(part in "".join(out.split()) for part in ("offused", "by[b]acat", "standard"))
+
+
+def test_one_input_can_be_ranked_by_alone(capsys, finished_run):
+    explained = answer(capsys, finished_run, "a red telephone", "--explain")
+    (name,) = set(explained["hits"][0]["contributions"]) - {"fused"}
+    found = answer(capsys, finished_run, "a red telephone", "--by", name, "-k", 3)
+    assert len(found["hits"]) == 3
+    assert "can't rank by 'clip': the vectors hold 'fused'" in mistake(capsys, finished_run, "a dog", "--by", "clip")
+
+
+def test_conditions_hold(capsys, finished_run, tiny_manifest):
+    found = answer(capsys, finished_run, "a cat", "--where", "split = test", "-k", 99)
+    assert {hit["id"] for hit in found["hits"]} <= set(tiny_manifest.split("test").image_ids)
+    assert found["searched"] == len(found["hits"])
+    assert "has no field 'year'" in mistake(capsys, finished_run, "a cat", "--where", "year > 2020")
+
+
+def test_without_a_place_the_folder_named_index_is_searched(capsys, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "index holds no index" in mistake(capsys, "words")
+    monkeypatch.chdir(finished_run)
+    assert len(answer(capsys, "a red telephone")["hits"]) == 5
+    assert "give what to search by" in mistake(capsys, "--without", "a cat")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +112,13 @@ def test_people_get_a_table_with_whole_paths(capsys, finished_run, monkeypatch):
         (["words", "-k", "0"], "k must be at least 1, got 0"),
         ([""], "at least one visible character"),
         (["  "], "at least one visible character"),
-        ([], "give exactly one of them"),
-        (["words", "--image", "x.png"], "give exactly one of them"),
+        ([], "give what to search by: words, --image or --like"),
+        (["--without", "a cat"], "give what to search by: words, --image or --like"),
+        (["words", "--weight", "1", "2"], "--weight takes a number above 0 for each of 1 parts"),
+        (["words", "--weight", "0"], "--weight takes a number above 0 for each of 1 parts"),
+        (["words", "--like", "nothing"], "no picture or caption 'nothing'"),
+        (["words", "--rerank", "local"], "no second stage 'local' here, only none"),
+        (["words", "--rerank", "itm"], "--itm FOLDER"),
         (["--image", "nowhere.png"], "nowhere.png"),
     ],
 )
@@ -90,8 +135,10 @@ def test_an_unreadable_picture_is_named(capsys, finished_run, picture, tmp_path)
 
 
 def test_a_missing_run_is_named(capsys, tmp_path, finished_run):
-    assert f"{tmp_path / 'nowhere'} holds no gallery" in mistake(capsys, tmp_path / "nowhere", "words")
-    assert "modalloy run" in mistake(capsys, finished_run / "inputs" / "1", "words")
+    assert f"{tmp_path / 'nowhere'} holds no index" in mistake(capsys, tmp_path / "nowhere", "words")
+    assert "holds no index" in mistake(capsys, finished_run / "inputs" / "1", "words")
+    (tmp_path / "before" / "gallery").mkdir(parents=True)
+    assert "run the same command again" in mistake(capsys, tmp_path / "before", "words")
 
 
 def test_another_models_weights_are_refused(capsys, run_copy):

@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import warnings
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modalloy.data.images import FORMATS, MAX_PIXELS, SUFFIXES, check_image, open_image
+from modalloy.data.images import FORMATS, MAX_PIXELS, SUFFIXES, check_image, decode_image, image_format, open_image
 from modalloy.errors import ImageError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -287,3 +288,23 @@ def test_transparent_colour_of_a_grey_or_rgb_picture(tmp_path):
 def test_grey(tmp_path, mode, value, expected):
     Image.new(mode, (2, 2), value).save(tmp_path / "grey.png")
     assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (expected,) * 3
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_bytes_are_read_like_a_file(tmp_path, format):
+    Image.effect_noise((9, 7), 90).convert("RGB").save(tmp_path / "a", format)
+    file = io.BytesIO((tmp_path / "a").read_bytes())
+    file.seek(5)
+    assert image_format(file, "the upload") == format
+    assert decode_image(file, "the upload").tobytes() == open_image(tmp_path / "a").tobytes()
+
+
+@pytest.mark.parametrize("read", [decode_image, image_format])
+def test_bytes_that_are_no_picture_are_named(read):
+    for content, said in {b"": "the upload is empty", b"x": "the upload isn't a picture"}.items():
+        with pytest.raises(ImageError, match=said):
+            read(io.BytesIO(content), "the upload")
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(file, "PNG")
+    with pytest.raises(ImageError, match="the upload has 5 x 4 = 20 pixels; from 1 to 19"):
+        read(file, "the upload", 19)

@@ -18,7 +18,7 @@ from modalloy.features.stored import StoredFeatures
 from modalloy.files import sha256_of
 from modalloy.fusion import TowerConfig
 from modalloy.interop import hada_features, hada_layout, import_hada_features, imported_store
-from modalloy.search import GALLERY, Searcher
+from modalloy.search import Searcher
 from modalloy.training.fusion_training import FusionTraining
 from modalloy.workflow.config import load_config
 from modalloy.workflow.features import ExtractConfig
@@ -444,7 +444,7 @@ def test_imported_features_are_fused_saved_and_searched(layout, tmp_path):
     loaded = Alloy.from_pretrained(tmp_path / "moved" / "run" / "alloy")
     assert [encoder.name for encoder in loaded.encoders] == ["albef (authors' features)", "dot (authors' features)"]
     assert loaded.fingerprint("text") == fused.fingerprint("text")
-    searcher = Searcher.open(tmp_path / "moved" / "run" / "alloy" / GALLERY, loaded)
+    searcher = Searcher.open(tmp_path / "moved" / "run" / "alloy", loaded)
     with pytest.raises(ConfigError, match=r"a new text can't be encoded.*give the encoder itself"):
         searcher.by_text("a red thing")
     vectors = collection.store(loaded, "text").embeddings()

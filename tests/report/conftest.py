@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
+from modalloy.align.words import WordMap
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample
 
 
 def system(rsum: float, **more: object) -> dict[str, object]:

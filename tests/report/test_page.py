@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from modalloy.align.words import WordMap
 from modalloy.errors import DataError
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample
 from modalloy.report.numbers import MISSING
 from modalloy.report.page import render_report, write_report
 from modalloy.report.pictures import SMALL_OVERLAY

@@ -33,7 +33,7 @@ def test_a_whole_run_has_no_problems(finished_run):
     assert found["problems"] == []
     checked = " ".join(found["checked"])
     assert all(part in checked for part in (" text, ", " rows, 0 rejected", " image, ", " rows, 2 rejected"))
-    assert all(part in checked for part in ("inputs/1", "inputs/2", "features/hacan-", "alloy:", "gallery"))
+    assert all(part in checked for part in ("inputs/1", "inputs/2", "features/hacan-", "alloy:", "index in"))
 
 
 def test_the_demo_has_no_problems():
@@ -59,16 +59,18 @@ def test_damaged_files_of_a_run_are_named(run_copy, pattern, damage):
     assert len(set(problems)) == len(problems)
 
 
-def test_a_damaged_gallery_is_named(run_copy):
-    flip_last_byte(run_copy / "gallery" / "text" / "vectors.safetensors")
+@pytest.mark.parametrize("pattern", ["head.lance/data/*.lance", "items*/data/*.lance", "items*/_versions/*"])
+def test_a_damaged_index_is_named(run_copy, pattern):
+    for path in (run_copy / "index").glob(pattern):
+        truncate(path)
     (problem,) = messages(run_copy)
-    assert "gallery" in problem and "damaged" in problem
+    assert "index" in problem and "damaged" in problem
 
 
 def test_an_unfinished_run_is_named(run_copy):
     (run_copy / "report.json").unlink()
     shutil.rmtree(run_copy / "inputs" / "2")
-    shutil.rmtree(run_copy / "gallery")
+    shutil.rmtree(run_copy / "index")
     (run_copy / "config.json").unlink()
     (problem,) = messages(run_copy)
     assert "isn't finished (no report.json)" in problem and f"modalloy run {run_copy / 'config.yaml'}" in problem

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny_run import IMAGES, SETTINGS, TRUNCATED, write_config
 
 from modalloy import Alloy, Searcher, load_encoder
@@ -23,7 +25,8 @@ from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, Rotated, TowerConfig, TowerFuser, input_shapes
-from modalloy.search import Gallery
+from modalloy.index.schema import VECTOR
+from modalloy.search.columns import vectors_in
 from modalloy.training import trainer
 from modalloy.training.align import fit_aligner
 from modalloy.training.align_config import LocalBranchConfig, UnfreezeConfig
@@ -75,7 +78,7 @@ def test_a_run_searches_with_what_it_has_cut_and_judged(finished_run, tiny_colle
     cut = [Rotated.fit(run.fits.fit("HADA stage 2", seed), run.fits.train, 6) for seed in (0, 1)]
     rsums = [run.fits.validation.rsum(fuser) for fuser in cut]
     assert run.delivered.seed_position == rsums.index(max(rsums))
-    assert Searcher.open(tmp_path / "run" / "gallery").encoder.dim("image") == 6
+    assert Searcher.open(tmp_path / "run" / "index").encoder.dim("image") == 6
     # The attention is that of the graph, whose vectors are cut behind it.
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Attention is the mean over the heads" in page and page.count("<h2") == report_sections(finished_run)
@@ -314,12 +317,27 @@ class TestRejects:
         assert all("truncated" in reason for reason in listed.values())
 
     def test_no_row_is_shifted_and_no_damaged_picture_is_found(self, finished_run, tiny_manifest):
-        gallery = Gallery.load(finished_run / "gallery" / "image")
-        assert [entry.id for entry in gallery.entries] == tiny_manifest.image_ids
-        found = dict(zip(tiny_manifest.image_ids, gallery.searchable.tolist(), strict=True))
-        assert {id for id, searchable in found.items() if not searchable} == set(TRUNCATED)
-        hits = gallery.search(gallery.vectors[-1:], k=len(gallery))[0]
-        assert len(hits) == len(gallery) - len(TRUNCATED) and hits[0].id == gallery.entries[-1].id
+        searcher = Searcher.open(finished_run)
+        held = {id for batch in searcher.snapshot.scan(["picture_id"]) for id in batch["picture_id"].to_pylist()}
+        assert held == set(tiny_manifest.image_ids) - set(TRUNCATED)
+        last = tiny_manifest[-1]
+        hits = searcher.by_image(tiny_manifest.absolute(last), k=len(tiny_manifest))
+        assert hits[0].id == last.id and hits[0].path == str(tiny_manifest.absolute(last))
+        assert len(hits) == len(tiny_manifest) - len(TRUNCATED)
+
+    def test_the_index_knows_the_pictures_and_their_files(self, finished_run, tiny_manifest):
+        snapshot, item = Searcher.open(finished_run).snapshot, tiny_manifest[0]
+        columns = ["path", "sha256", "bytes", "split", "captions", "width", "height", "thumbnail"]
+        (row,) = snapshot.rows([item.id], columns).to_pylist()
+        with Image.open(tiny_manifest.absolute(item)) as picture:
+            assert (row["width"], row["height"]) == picture.size
+        with Image.open(io.BytesIO(row["thumbnail"])) as thumbnail:
+            assert max(thumbnail.size) <= 320
+        assert (row["path"], row["sha256"], row["split"]) == (item.path, item.sha256, item.split)
+        assert row["captions"] == list(item.captions)
+        assert row["bytes"] == tiny_manifest.absolute(item).stat().st_size
+        (source,) = snapshot.head.sources
+        assert source.root == str(tiny_manifest.root.resolve()) and Path(source.collection).exists()
 
     def test_a_failure_by_rejects_says_why_and_is_forgotten_when_they_are_mended(self, tiny_collection, tmp_path):
         collection = shutil.copytree(tiny_collection, tmp_path / "collection")
@@ -339,17 +357,21 @@ class TestRejects:
         assert not (tmp_path / "run" / "features").exists() and (tmp_path / "shared" / "minilm").is_dir()
 
 
+def stored_vectors(run: Path, modality, ids):
+    column = VECTOR[modality]
+    return vectors_in(Searcher.open(run).snapshot.rows(ids, [column]), column)
+
+
 class TestAlloy:
-    def test_new_items_get_the_vectors_of_the_gallery(self, finished_run, tiny_manifest):
+    def test_new_items_get_the_vectors_of_the_index(self, finished_run, tiny_manifest):
         alloy = Alloy.from_pretrained(finished_run)
-        rows = [0, 4, 20, len(tiny_manifest) - 1]
-        assert not {tiny_manifest[row].id for row in rows} & set(TRUNCATED)
-        images = Gallery.load(finished_run / "gallery" / "image").vectors[rows]
-        fresh = alloy.encode_images([tiny_manifest.absolute(tiny_manifest[row]) for row in rows]).embedding
-        assert torch.allclose(fresh, images, atol=1e-4)
-        captions = Gallery.load(finished_run / "gallery" / "text").vectors[:20]
-        fresh = alloy.encode_texts(tiny_manifest.captions[:20]).embedding
-        assert torch.allclose(fresh, captions, atol=1e-4)
+        items = [tiny_manifest[row] for row in (0, 4, 20, len(tiny_manifest) - 1)]
+        assert not {item.id for item in items} & set(TRUNCATED)
+        fresh = alloy.encode_images([tiny_manifest.absolute(item) for item in items]).embedding
+        assert torch.allclose(fresh, stored_vectors(finished_run, "image", [item.id for item in items]), atol=1e-4)
+        captions = dict(zip(items[0].caption_ids, items[0].captions, strict=True))
+        fresh = alloy.encode_texts(list(captions.values())).embedding
+        assert torch.allclose(fresh, stored_vectors(finished_run, "text", list(captions)), atol=1e-4)
 
     def test_stored_tokens_of_half_precision_are_precise_enough(self, finished_run, tiny_manifest):
         # A random start lets the tokens decide; the identity leaves most of the vector to the embeddings.
@@ -367,11 +389,13 @@ class TestAlloy:
         assert torch.allclose(alloy.encode_images(paths).embedding, fuser.embed_rows(features, rows), atol=1e-3)
 
     def test_it_scores_as_the_report_says(self, finished_run):
-        """The delivered alloy's RSum, from the galleries' vectors alone, is that of one seed of HADA stage 2."""
+        """The delivered alloy's RSum, from the index's vectors alone, is that of one seed of HADA stage 2."""
         run = Run.open(finished_run)
         test = run.test
-        images, texts = (Gallery.load(finished_run / "gallery" / side).vectors for side in ("image", "text"))
-        scores = EmbeddingScores(images[test.image_rows], texts[test.caption_rows])
+        manifest = run.collection.manifest
+        images = stored_vectors(finished_run, "image", [manifest.image_ids[row] for row in test.image_rows])
+        texts = stored_vectors(finished_run, "text", [manifest.caption_ids[row] for row in test.caption_rows])
+        scores = EmbeddingScores(images, texts)
         rsum = metrics(rank_queries(scores, test.caption_image)).rsum
         system = read_json(finished_run / "report.json")["systems"]["HADA stage 2"]
         # Of two seeds the mean is rsum ± the spread (their standard deviation) / sqrt(2).
@@ -381,8 +405,8 @@ class TestAlloy:
         alloy = Alloy.from_pretrained(run_copy)
         assert all(str(run_copy) in encoder.spec for encoder in alloy.encoders)
         query = tiny_manifest.captions[0]
-        before = Searcher.open(finished_run / "gallery").by_text(query, k=3)
-        assert Searcher.open(run_copy / "gallery").by_text(query, k=3) == before
+        before = Searcher.open(finished_run / "index").by_text(query, k=3)
+        assert Searcher.open(run_copy).by_text(query, k=3) == before
 
 
 class TestMistakes:

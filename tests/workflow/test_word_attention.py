@@ -5,8 +5,8 @@ import torch
 
 from modalloy import align_backbones
 from modalloy.align import attention_maps
+from modalloy.align.words import WordMap
 from modalloy.errors import ConfigError
-from modalloy.report import WordMap
 from modalloy.training.align_config import AlignConfig, LocalBranchConfig
 from modalloy.workflow import report as gathering
 from modalloy.workflow import word_attention

@@ -21,6 +21,7 @@ from modalloy.cli.parser import USER_MISTAKE, Parser
 from modalloy.cli.report import Report
 from modalloy.cli.run import Run
 from modalloy.cli.search import Search
+from modalloy.cli.serve import Serve
 from modalloy.cli.verb import Verb, VerbGroup
 from modalloy.errors import ModalloyError
 from modalloy.memory import keep_freed_memory
@@ -35,6 +36,7 @@ VERBS: tuple[Verb | VerbGroup, ...] = (
     Evaluate(),
     Index(),
     Search(),
+    Serve(),
     Report(),
     Import(),
     Doctor(),

@@ -1,7 +1,9 @@
 """modalloy search"""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -9,55 +11,157 @@ from rich.table import Table
 from rich.text import Text
 
 from modalloy.cli.verb import Verb
-from modalloy.errors import ConfigError, DataError
+from modalloy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modalloy.search import Part, Reranker
+
+_DEFAULT = "index"
 
 
 class Search(Verb):
-    """Answers a query from a run's gallery."""
+    """Answers a question from an index."""
 
     name = "search"
-    summary = "Search a run's gallery by text or by picture."
-    example = 'modalloy search runs/demo "a red telephone" -k 5'
+    summary = "Search an index by text, by picture, or by both."
+    example = 'modalloy search runs/demo "a red telephone" --without "a table" -k 5'
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See `Verb`."""
-        parser.add_argument("run", type=str, help="run directory")
-        parser.add_argument("query", nargs="?", type=str | None, default=None, help="the words to search by")
-        parser.add_argument("--image", type=str | None, default=None, help="a picture to search by instead")
-        parser.add_argument(
-            "--target", type=Literal["image", "text"], default="image", help="what to find: pictures or captions"
+        add = parser.add_argument
+        add(
+            "index",
+            nargs="?",
+            type=str | None,
+            default=None,
+            help=f"an index, or the folder of a run or an alloy; default: {_DEFAULT}",
         )
-        parser.add_argument("-k", type=int, default=5, help="how many")
+        add("query", nargs="?", type=str | None, default=None, help="the words to search by")
+        add("--image", type=str | None, default=None, help="a picture to search by, instead or besides")
+        add("--like", type=str | None, default=None, help="the id of a picture in the index, to find more like it")
+        several: dict[str, Any] = {"action": "append", "default": []}
+        add("--without", type=str, **several, help="words for what the answers shouldn't be like; may be repeated")
+        add(
+            "--weight",
+            nargs="+",
+            type=float,
+            default=[],
+            help="how much each part counts, in the order words, --image, --like, each of --without; default: 1",
+        )
+        add(
+            "--where",
+            type=str,
+            **several,
+            help="only answers for which this holds, such as 'year >= 2020'; several must all hold",
+        )
+        add("--target", type=Literal["image", "text"], default="image", help="what to find: pictures or captions")
+        add(
+            "--rerank",
+            type=Literal["local", "itm"] | None,
+            default=None,
+            help="put the best answers in order again: local is HACAN's local score, itm a cross-encoder",
+        )
+        add("--itm", type=str | None, default=None, help="the cross-encoder: a BLIP's folder or name on the hub")
+        add("--rerank-depth", type=int, default=20, help="how many of the best answers --rerank looks at")
+        add("--explain", action="store_true", help="show what each encoder, and each part, added to the scores")
+        add("--by", type=str | None, default=None, help="rank by this one input encoder, instead of by all")
+        add("--exact", action="store_true", help="look at every vector, however large the index is")
+        add("-k", type=int, default=5, help="how many")
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
-        from modalloy.search import GALLERY, Searcher
+        from modalloy.index import parse_condition
+        from modalloy.search import Query, Searcher
 
-        if (options.query is None) == (options.image is None):
-            raise ConfigError("search by words or by --image: give exactly one of them.")
-        gallery = Path(options.run) / GALLERY
-        if not gallery.is_dir():
-            raise DataError(f"{options.run} holds no gallery; name a folder made by `modalloy run` or `modalloy fuse`.")
-        searcher = Searcher.open(gallery)
-        if options.image is None:
-            hits = searcher.by_text(options.query, options.k, options.target)
-        else:
-            hits = searcher.by_image(options.image, options.k, options.target)
+        location, words = _place_and_words(options.index, options.query)
+        parts = _parts(words, options)
+        searcher = Searcher.open(location, rerankers=_second_stages(options))
+        metadata = searcher.snapshot.metadata
+        query = Query(
+            parts=parts,
+            target=options.target,
+            k=options.k,
+            where=tuple(parse_condition(each, metadata) for each in options.where),
+            rerank=options.rerank,
+            rerank_depth=options.rerank_depth,
+            explain=options.explain,
+            exact=options.exact,
+            by=options.by,
+        )
+        answer = searcher.search(query)
         return {
-            "query": options.image or options.query,
-            "hits": [
-                {"id": hit.id, "score": hit.score, "path": hit.path and str(hit.path), "caption": hit.caption}
-                for hit in hits
-            ],
+            "query": parts[0].label if len(parts) == 1 else ", ".join(f"{p.weight:+g} {p.label}" for p in parts),
+            "parts": [part.label for part in parts],
+            "hits": [asdict(hit) | {"caption": hit.caption} for hit in answer.hits],
+            "searched": answer.searched,
+            "version": answer.version,
+            "milliseconds": answer.milliseconds,
         }
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        table = Table("", "score", title=Text(result["query"]))
-        for column in ("caption", "picture"):
-            table.add_column(column, overflow="fold")
-        for rank, hit in enumerate(result["hits"], start=1):
-            # As Text, since a caption may hold what Rich takes for markup.
-            found = (Text(hit[key] or "") for key in ("caption", "path"))
-            table.add_row(str(rank), f"{hit['score']:.3f}", *found)
+        hits = result["hits"]
+        if not hits:
+            console.print(f"nothing found; {result['searched']:,} satisfy the conditions")
+            return
+        columns: dict[str, list[str]] = {
+            "": [str(rank) for rank in range(1, len(hits) + 1)],
+            "score": [_number(hit["score"]) for hit in hits],
+            "standard": [f"{hit['standard_score']:+.1f}" for hit in hits],
+        }
+        if any(hit["rerank_score"] is not None for hit in hits):
+            columns["re-ranked"] = [_number(hit["rerank_score"]) for hit in hits]
+        for name in hits[0]["contributions"] or ():
+            columns[f"of {name}"] = [_number(hit["contributions"][name]) for hit in hits]
+        if hits[0]["part_contributions"] is not None and len(result["parts"]) > 1:
+            for place, part in enumerate(result["parts"]):
+                columns[f"by {part}"] = [_number(hit["part_contributions"][place]) for hit in hits]
+        # As Text, since a caption may hold what Rich takes for markup.
+        table = Table(title=Text(result["query"]))
+        for name in columns:
+            table.add_column(Text(name))
+        for name in ("caption", "picture"):
+            table.add_column(name, overflow="fold")
+        for hit, row in zip(hits, zip(*columns.values(), strict=True), strict=True):
+            table.add_row(*row, Text(hit["caption"] or ""), Text(hit["path"] or ""))
         console.print(table)
+
+
+def _place_and_words(first: str | None, second: str | None) -> tuple[str, str | None]:
+    """Where to search and for what words; a single argument is a place if there is one of that name."""
+    if first is None or second is not None:
+        return first or _DEFAULT, second
+    is_place = "://" in first or Path(first).is_dir()
+    return (first, None) if is_place else (_DEFAULT, first)
+
+
+def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":
+    from modalloy.search import Part
+
+    given: Sequence[dict[str, Any]] = [
+        *([] if words is None else [{"text": words}]),
+        *([] if options.image is None else [{"image": options.image}]),
+        *([] if options.like is None else [{"like": options.like}]),
+        *({"text": text} for text in options.without),
+    ]
+    if len(given) == len(options.without):
+        raise ConfigError("give what to search by: words, --image or --like.")
+    weights = options.weight or [1.0] * len(given)
+    if len(weights) != len(given) or min(weights) <= 0:
+        raise ConfigError(f"--weight takes a number above 0 for each of {len(given)} parts, got {weights}.")
+    signs = [1] * (len(given) - len(options.without)) + [-1] * len(options.without)
+    return tuple(Part(**each, weight=sign * w) for each, sign, w in zip(given, signs, weights, strict=True))
+
+
+def _second_stages(options: Namespace) -> "dict[str, Reranker]":
+    if options.rerank != "itm":
+        return {}
+    if options.itm is None:
+        raise ConfigError("--rerank itm needs a cross-encoder: --itm FOLDER, such as Salesforce/blip-itm-base-coco.")
+    from modalloy.search.cross_encoder import CrossEncoder
+
+    return {"itm": CrossEncoder(options.itm)}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modalloy.data.images import check_image, open_image, sha256_of_image
 from modalloy.data.item import SPLITS, Item, caption_problem, check_id, check_path
+from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.data.metadata import NO_METADATA, MetaValue, of_one_kind
 from modalloy.data.tar_members import split_tar_path
@@ -67,6 +68,7 @@ def build_manifest(
     expected: Mapping[str, int] | None = None,
     decode: bool = False,
     name: str | Path | None = None,
+    known_files: KnownFiles | None = None,
 ) -> tuple[Manifest, list[Reject]]:
     """Checks the records against the files and builds the manifest, with a progress bar if there are many.
 
@@ -89,6 +91,7 @@ def build_manifest(
         expected: the number of images that a published split has, by split.
         decode: whether to decode each image fully instead of its header alone; slower, finds truncated files.
         name: what the collection is called in messages; default: `root`.
+        known_files: what is known of them; those that are as they were aren't read.
 
     Raises:
         DataError: two records share an id, a split is unknown, an id or a path can't be used, every image was
@@ -98,7 +101,7 @@ def build_manifest(
     name = root if name is None else name
     rejects: list[Reject] = []
     splits = _check_structure(records)
-    items = tuple(_items(records, splits, root, decode, rejects))
+    items = tuple(_items(records, splits, root, decode, known_files, rejects))
     if not items:
         if not rejects:
             raise DataError(f"{name}: the collection lists no images; check the path.")
@@ -145,7 +148,12 @@ def _check_structure(records: Sequence[Record]) -> list[str]:
 
 
 def _items(
-    records: Sequence[Record], splits: Sequence[str], root: Path, decode: bool, rejects: list[Reject]
+    records: Sequence[Record],
+    splits: Sequence[str],
+    root: Path,
+    decode: bool,
+    known_files: KnownFiles | None,
+    rejects: list[Reject],
 ) -> Iterator[Item]:
     """The items that can be used; adds the others to `rejects`."""
     metadata = of_one_kind(record.metadata for record in records)
@@ -156,7 +164,7 @@ def _items(
             rejects.append(Reject(as_utf8(record.id), "the image has no usable caption left"))
             continue
         try:
-            sha256 = _check_and_hash(root, record.path, decode)
+            sha256 = _check_and_hash(root, record.path, decode, known_files)
         except ImageError as error:
             rejects.append(Reject(as_utf8(record.id), as_utf8(str(error))))
             continue
@@ -168,13 +176,15 @@ def _none_exists(records: Sequence[Record], root: Path) -> bool:
     return not any(os.path.lexists(path) or split_tar_path(path) for path in paths)
 
 
-def _check_and_hash(root: Path, relative: str, decode: bool) -> str:
+def _check_and_hash(root: Path, relative: str, decode: bool, known_files: KnownFiles | None) -> str:
     path = root / relative
     if as_utf8(relative) != relative:
         raise ImageError(f"{path}: the file's name isn't UTF-8; rename it.")
     if decode:
         open_image(path)
-    else:
+    if known_files is not None:
+        return known_files.look(root, relative).sha256
+    if not decode:
         check_image(path)
     try:
         return sha256_of_image(path)

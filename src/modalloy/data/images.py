@@ -5,8 +5,9 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -23,6 +24,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What the files of these formats are called (in any case)."""
+
+OpenFile = BinaryIO | io.BytesIO
+"""A file open to be read; a BytesIO has no name, and so isn't a BinaryIO to checks at run time."""
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -56,13 +60,33 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: the file is missing, unreadable, empty, truncated, too large or not a picture (named).
     """
     with _opened(Path(path), max_pixels) as image:
-        # Pillow turns a TIFF upright while loading it, and then has no orientation left to tell.
-        image.load()
-        method = _UPRIGHT.get(_orientation(image))
-        picture = _to_rgb(image)
-        # The orientation has been dealt with here, so a second reader must not find it.
-        picture.info = {}
-        return picture if method is None else picture.transpose(method)
+        return _decoded(image)
+
+
+def decode_image(file: OpenFile, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The same of a picture that came some other way than by a path.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (2, 1), "red").save(file, "PNG")
+    >>> decode_image(file, "the upload").size
+    (2, 1)
+
+    Args:
+        file: the picture, read from its start.
+        name: what it is called in errors.
+        max_pixels: a picture with more pixels is refused undecoded.
+
+    Raises:
+        ImageError: the file is empty, truncated, too large or not a picture (named).
+    """
+    with _opened(name, max_pixels, file) as image:
+        return _decoded(image)
+
+
+def image_format(file: OpenFile, name: str, max_pixels: int = MAX_PIXELS) -> str:
+    """Which of `FORMATS` a picture's header says that it is; arguments and errors as of `decode_image`."""
+    with _opened(name, max_pixels, file) as image:
+        return str(image.format)
 
 
 def check_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
@@ -89,10 +113,13 @@ def sha256_of_image(path: str | Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path | str, max_pixels: int, file: OpenFile | None = None) -> Iterator[Image.Image]:
     """The picture, its header checked, its pixels not yet decoded; whatever fails becomes an ImageError."""
     try:
-        with _file(path) as file, Image.open(file, formats=FORMATS) as image:
+        with (
+            _file(Path(path)) if file is None else nullcontext(_rewound(path, file)) as content,
+            Image.open(content, formats=FORMATS) as image,
+        ):
             _check_size(path, image.width, image.height, max_pixels)
             yield image
     except ImageError:
@@ -120,6 +147,13 @@ def _file(path: Path) -> io.BytesIO | io.BufferedReader:
     return path.open("rb")
 
 
+def _rewound(name: Path | str, file: OpenFile) -> OpenFile:
+    if not file.seek(0, os.SEEK_END):
+        raise ImageError(f"{name} is empty; give a picture.")
+    file.seek(0)
+    return file
+
+
 def _check_file(path: Path) -> None:
     try:
         status = path.stat()
@@ -137,7 +171,7 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
         raise ImageError(f"{path} is a {kind}, not a picture; give a file.")
 
 
-def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+def _check_size(path: Path | str, width: int, height: int, max_pixels: int) -> None:
     # Above its own limit Pillow only warns, unless warnings are errors, so the limit is kept here.
     limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
     if not 0 < width * height <= limit:
@@ -153,6 +187,16 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    # Pillow turns a TIFF upright while loading it, and then has no orientation left to tell.
+    image.load()
+    method = _UPRIGHT.get(_orientation(image))
+    picture = _to_rgb(image)
+    # The orientation has been dealt with here, so a second reader must not find it.
+    picture.info = {}
+    return picture if method is None else picture.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

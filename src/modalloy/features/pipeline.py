@@ -11,16 +11,16 @@ from itertools import islice, tee
 from pathlib import Path
 from time import perf_counter
 
-from modalloy.encoders.base import Encoder, Prepared
+from modalloy.encoders.base import Encoder
 from modalloy.encoders.registry import load_encoder
-from modalloy.errors import ConfigError, FeatureError
+from modalloy.errors import ConfigError
 from modalloy.features.assembly import Features, Rejection, assemble, encode
 from modalloy.features.preparation import (
     Preparation,
-    UnexpectedRejection,
     by_processes,
     by_threads,
     explained_death,
+    without_bugs,
 )
 from modalloy.features.shard import Reject
 from modalloy.features.sources import Source
@@ -95,7 +95,7 @@ def make_shards(encoder: Encoder, job: Job, indices: Iterable[int], advance: Cal
                 asked = perf_counter()
                 batch = list(islice(items, min(job.batch_size, len(rows) - len(features))))
                 waited += perf_counter() - asked
-                features += encode(encoder, modality, _without_bugs(batch))
+                features += encode(encoder, modality, without_bugs(batch))
                 advance(len(batch))
             if writing is not None:
                 writing.result()
@@ -112,16 +112,6 @@ def _rejects(source: Source, rows: range, features: Sequence[Features | Rejectio
         for row, answer in zip(rows, features, strict=True)
         if isinstance(answer, Rejection)
     ]
-
-
-def _without_bugs(batch: list[Prepared | Rejection]) -> list[Prepared | Rejection]:
-    """Refuses a batch of which every item failed unexpectedly: that is the encoder's fault."""
-    if len(batch) > 1 and all(isinstance(item, UnexpectedRejection) for item in batch):
-        raise FeatureError(
-            f"The encoder's preprocess failed on all {len(batch)} items of a batch, first with: "
-            f"{batch[0].reason}. Mend the encoder."  # type: ignore[union-attr]
-        )
-    return batch
 
 
 def in_turn(indices: Sequence[int], draw: Callable[[], int]) -> Iterator[int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from modalloy.encoders.base import Encoder, Modality, Prepared
 from modalloy.errors import CheckpointError, FeatureError, ModalloyError, one_line
 from modalloy.features.assembly import Rejection
 from modalloy.features.sources import Source
+
+Result = TypeVar("Result")
 
 _CHUNK = 8  # rows that a process prepares at a time
 
@@ -56,9 +58,19 @@ class Preparation(Dataset[list[Prepared | Rejection] | Tensor]):
         return torch.stack(tensors) if alike and len(tensors) == len(items) else items
 
 
+def without_bugs(batch: list[Prepared | Rejection]) -> list[Prepared | Rejection]:
+    """Refuses a batch of which every item failed unexpectedly: that is the encoder's fault."""
+    if len(batch) > 1 and all(isinstance(item, UnexpectedRejection) for item in batch):
+        raise FeatureError(
+            f"The encoder's preprocess failed on all {len(batch)} items of a batch, first with: "
+            f"{batch[0].reason}. Mend the encoder."  # type: ignore[union-attr]
+        )
+    return batch
+
+
 def by_threads(
-    prepare: Callable[[int], Prepared | Rejection], rows: Iterator[int], workers: int, ahead: int
-) -> Generator[Prepared | Rejection, None, None]:
+    prepare: Callable[[int], Result], rows: Iterator[int], workers: int, ahead: int
+) -> Generator[Result, None, None]:
     """Prepares rows in threads, with at most `ahead` of them begun and not yet taken."""
     with ThreadPoolExecutor(workers, "modalloy-prepare") as pool:
         waiting = deque(pool.submit(prepare, row) for row in islice(rows, ahead))

@@ -29,6 +29,15 @@ class Fuser(nn.Module, ABC):
     def dim(self) -> int:
         """Width of the retrieval vector."""
 
+    def parts(self) -> dict[str, tuple[slice, ...]] | None:
+        """Where in the retrieval vector each similarity that it adds up stands; None where it can't be taken apart.
+
+        The parts are "fused", or "fused 0", "fused 1", ... of several fusers, and "input 0", "input 1", ... for the
+        own similarity of those inputs that have a weight. Together they cover the vector, so that the inner products
+        over them add up to the similarity.
+        """
+        return None
+
     @abstractmethod
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         """The retrieval vectors of a batch, whose inner products are the similarities.

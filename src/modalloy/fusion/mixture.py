@@ -10,7 +10,7 @@ from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
-from modalloy.fusion.similarity import check_weights, fold
+from modalloy.fusion.similarity import check_weights, fold, folded_slices
 
 
 class Mixture(Fuser):
@@ -70,6 +70,23 @@ class Mixture(Fuser):
     @property
     def dim(self) -> int:
         return sum(member.dim for member in self.fusers()) + sum(self.shapes[each].dim for each in self.inputs)
+
+    def parts(self) -> dict[str, tuple[slice, ...]] | None:
+        members = self.fusers()
+        if len(members) + len(self.inputs) == 1:
+            return members[0].parts() if members else None
+        slices = folded_slices([*(member.dim for member in members), *(self.shapes[each].dim for each in self.inputs)])
+        found = dict[str, tuple[slice, ...]]()
+        for position, (member, where) in enumerate(zip(members, slices, strict=False)):
+            whole = {"fused": (slice(0, member.dim),)}
+            for name, inside in (member.parts() or whole).items():
+                known = name.startswith("input") or len(members) == 1
+                name = name if known else name.replace("fused", f"fused {position}", 1)
+                moved = tuple(slice(where.start + each.start, where.start + each.stop) for each in inside)
+                found[name] = found.get(name, ()) + moved
+        for each, where in zip(self.inputs, slices[len(members) :], strict=True):
+            found[f"input {each}"] = (*found.get(f"input {each}", ()), where)
+        return found
 
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         check_inputs(inputs, self.shapes, modality)

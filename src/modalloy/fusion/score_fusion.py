@@ -10,7 +10,7 @@ from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 from modalloy.fusion.base import Fuser
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
-from modalloy.fusion.similarity import check_weights, fold
+from modalloy.fusion.similarity import check_weights, fold, folded_slices
 
 
 class ScoreFusion(Fuser):
@@ -41,6 +41,10 @@ class ScoreFusion(Fuser):
     @property
     def dim(self) -> int:
         return sum(shape.dim for shape in self.shapes)
+
+    def parts(self) -> dict[str, tuple[slice, ...]]:
+        slices = folded_slices([shape.dim for shape in self.shapes])
+        return {f"input {position}": (where,) for position, where in enumerate(slices)}
 
     def embed(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch dim"]:
         check_inputs(inputs, self.shapes, modality)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,16 @@ def fold(parts: Sequence[Float[Tensor, "batch _"]], weights: Float[Tensor, " par
     """
     roots = weights.sqrt()
     return torch.cat([part * root for part, root in zip(parts, roots, strict=True)], dim=-1)
+
+
+def folded_slices(dims: Sequence[int]) -> list[slice]:
+    """Where in a folded vector each part stands.
+
+    >>> folded_slices([3, 2])
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    ends = list(accumulate(dims))
+    return [slice(end - dim, end) for dim, end in zip(dims, ends, strict=True)]
 
 
 def check_weights(weights: Sequence[float]) -> None:

@@ -17,7 +17,7 @@ from modalloy.fusion.input_dropout import drop_encoders, drop_tokens
 from modalloy.fusion.inputs import EncoderFeatures, InputShape, check_inputs
 from modalloy.fusion.losses import MatchingHead
 from modalloy.fusion.original_hada import FirstStageMatchingHead, OriginalHadaConfig, OriginalHadaTower
-from modalloy.fusion.similarity import SimilarityWeights, fold
+from modalloy.fusion.similarity import SimilarityWeights, fold, folded_slices
 
 # Fields that are newer are only recorded where they aren't at their default: what was saved and fingerprinted before
 # they existed stays what it was.
@@ -219,6 +219,13 @@ class TowerFuser(Fuser):
     @property
     def dim(self) -> int:
         return self.fused_dim + sum(self.shapes[position].dim for position in self.config.weighted_inputs)
+
+    def parts(self) -> dict[str, tuple[slice, ...]] | None:
+        weighted = self.config.weighted_inputs
+        if not weighted:
+            return None
+        fused, *inputs = folded_slices([self.fused_dim, *(self.shapes[position].dim for position in weighted)])
+        return {"fused": (fused,)} | {f"input {at}": (where,) for at, where in zip(weighted, inputs, strict=True)}
 
     def forward(self, modality: Modality, inputs: Sequence[EncoderFeatures]) -> Float[Tensor, "batch fused"]:
         """The fused unit-norm vectors h_p (of images) or h_s (of texts).

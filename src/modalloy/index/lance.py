@@ -8,7 +8,6 @@ LanceDB makes each commit to a table a version, all or nothing, and keeps earlie
 import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from modalloy.errors import CheckpointError, ConfigError, DataError, one_line
+from modalloy.errors import CheckpointError, ConfigError, one_line
 from modalloy.files import sha256_of_text
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Head
+from modalloy.index.checks import fitting_rows, merged_metadata
 from modalloy.index.lance_snapshot import LanceSnapshot
 from modalloy.index.lance_sql import sql_of_ids
 from modalloy.index.lock import is_uri
-from modalloy.index.schema import META, META_TYPES, VECTOR, metadata_kinds, rows_schema
+from modalloy.index.schema import META, VECTOR, metadata_kinds, rows_schema
 
 if TYPE_CHECKING:
     from lancedb import DBConnection
@@ -274,21 +274,12 @@ def _fitting(rows: pa.Table, table: "Table", dim: int) -> pa.Table:
     """The rows with all columns of the table, which gets those of new metadata.
 
     Raises:
-        DataError: a column is missing, unknown or of another type, or an id repeats.
+        DataError: they don't fit.
     """
-    fields = {**metadata_kinds(table.schema), **metadata_kinds(rows.schema)}
-    new = sorted(set(fields) - set(metadata_kinds(table.schema)))
+    present = metadata_kinds(table.schema)
+    fields = merged_metadata(rows, present)
+    rows = fitting_rows(rows, dim, fields)
+    new = {META + name: f"CAST(NULL AS {_SQL_TYPES[kind]})" for name, kind in fields.items() if name not in present}
     if new:
-        table.add_columns({META + name: f"CAST(NULL AS {_SQL_TYPES[fields[name]]})" for name in new})
-    absent = [META + name for name in fields if META + name not in rows.column_names]
-    for column in absent:
-        rows = rows.append_column(column, pa.nulls(len(rows), META_TYPES[fields[column.removeprefix(META)]]))
-    schema = table.schema
-    try:
-        rows = rows.select(schema.names).cast(schema)
-    except (KeyError, pa.ArrowException) as error:
-        raise DataError(f"the rows don't fit the index, whose vectors are {dim} long: {one_line(error)}") from None
-    repeated = [id for id, count in Counter(rows["id"].to_pylist()).items() if count > 1]
-    if repeated:
-        raise DataError(f"ids must be unique, got {repeated[0]!r} more than once.")
-    return rows
+        table.add_columns(new)
+    return rows.select(table.schema.names)

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalloy.encoders import Modality
-from modalloy.errors import ConfigError, DataError
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Found, Head
+from modalloy.index.checks import check_queries
 from modalloy.index.condition import Condition, check_condition
 from modalloy.index.exact import best_of_blocks, best_rows
 from modalloy.index.lance_sql import sql_of, sql_of_ids
@@ -62,7 +62,7 @@ class LanceSnapshot:
         exact: bool = False,
     ) -> list[Found]:
         """See `Snapshot`."""
-        queries = self._checked(queries, k)
+        queries = check_queries(queries, k, self.head)
         conditions = [check_condition(condition, self.metadata) for condition in where]
         everything = self._sizes[modality]
         if everything <= self._exact_up_to:
@@ -110,19 +110,6 @@ class LanceSnapshot:
     @cached_property
     def _sizes(self) -> dict[Modality, int]:
         return {modality: int(self._table.count_rows(f"`{column}` IS NOT NULL")) for modality, column in VECTOR.items()}
-
-    def _checked(self, queries: Float[Tensor, "queries dim"], k: int) -> Float[Tensor, "queries dim"]:
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, got {k}.")
-        if queries.shape[1] != self.head.dim:
-            raise DataError(
-                f"the index's vectors are {self.head.dim} long, but the queries {queries.shape[1]}; make them with the "
-                f"index's encoder, {self.head.spec}."
-            )
-        unusable = (~queries.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if unusable:
-            raise DataError(f"query {unusable[0]} holds NaN or infinity, so nothing compares with it.")
-        return queries.detach().cpu().float()
 
     def _search_held(
         self, modality: Modality, queries: Float[Tensor, "queries dim"], k: int, conditions: Sequence[Condition]
@@ -191,6 +178,8 @@ class LanceSnapshot:
     def _batches(
         self, columns: Sequence[str], where: str | None, limit: int | None = None, offset: int = 0
     ) -> Iterator[pa.RecordBatch]:
+        if limit == 0:  # which LanceDB takes for no limit
+            return
         query = self._table.search().select(list(columns))
         if where is not None:
             query = query.where(where)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+import pyarrow as pa
+
 from modalloy.index.condition import Condition, column_of
+from modalloy.index.schema import COLUMNS
 
 
 def sql_of(conditions: Sequence[Condition]) -> str | None:
@@ -25,7 +28,11 @@ def sql_of_ids(ids: Iterable[str], column: str = "id") -> str:
 
 
 def _one(condition: Condition) -> str:
-    column = f"`{column_of(condition.field)}`"
+    name = column_of(condition.field)
+    column = f"`{name}`"
+    if name in COLUMNS and pa.types.is_integer(COLUMNS[name]):
+        # LanceDB refuses to compare a whole number with one like 2.5, and with 2.0 as well.
+        column = f"CAST({column} AS DOUBLE)"
     if condition.comparison == "contains":
         return f"contains(lower({column}), {_literal(str(condition.value).lower())})"
     if condition.comparison == "in":

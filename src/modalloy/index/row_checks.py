@@ -89,7 +89,7 @@ class RowChecks:
                 self._findings.add("unknown source", id)
             if not _is_inside(path):
                 self._findings.add("path out of its folder", id)
-            if thumbnail is not None and not _is_thumbnail(thumbnail):
+            if thumbnail is not None and not is_thumbnail(thumbnail):
                 self._findings.add("thumbnail broken", id)
 
     def _look_at_vectors(self, batch: pa.RecordBatch, modality: Modality) -> None:
@@ -165,7 +165,8 @@ def _is_inside(path: str | None) -> bool:
     return True
 
 
-def _is_thumbnail(content: bytes) -> bool:
+def is_thumbnail(content: bytes) -> bool:
+    """Whether bytes are a small enough JPEG."""
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             if image.width * image.height > MAX_PIXELS:

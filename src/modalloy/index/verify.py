@@ -134,7 +134,7 @@ def _check_files(snapshot: Snapshot, findings: Findings) -> None:
                 continue  # Found with its row; such a path isn't opened.
             file = roots[source] / path
             try:
-                if sha256 is not None and sha256_of_image(file) != sha256:
+                if sha256_of_image(file) != sha256 and sha256 is not None:
                     findings.add("file changed", id)
                     continue
             except (OSError, ImageError):

@@ -1,6 +1,6 @@
 """Results for people: a self-contained page, and tables for the terminal."""
 
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample
 from modalloy.report.page import render_report, write_report
 from modalloy.report.table import differences_table, print_report, systems_table
 
@@ -9,7 +9,6 @@ __all__ = [
     "QueryExample",
     "ReportContent",
     "WordExample",
-    "WordMap",
     "differences_table",
     "print_report",
     "render_report",

@@ -8,6 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from modalloy.align.words import WordMap
+
 
 @dataclass(frozen=True)
 class QueryExample:
@@ -38,18 +40,6 @@ class AttentionExample:
     """
     word_weights: Mapping[str, Sequence[tuple[str, float]]]
     """Each encoder's text tokens and their attention weights, in reading order."""
-
-
-@dataclass(frozen=True)
-class WordMap:
-    """Where in a picture a local branch finds a word."""
-
-    word: str
-    """The word."""
-    weights: Float[Tensor, "rows columns"]
-    """Its attention on the picture's token grid, which lies on the picture as that of `AttentionExample`."""
-    score: float
-    """What it adds to the local score, which is the mean over all tokens of the caption."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from modalloy.align.words import WordMap
 from modalloy.data import open_image
 from modalloy.errors import DataError, ImageError
 from modalloy.files import write_text
@@ -22,7 +23,7 @@ from modalloy.report.charts import (
     training_charts,
     whiskers,
 )
-from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample, WordMap
+from modalloy.report.content import AttentionExample, QueryExample, ReportContent, WordExample
 from modalloy.report.pictures import HEAT, SMALL_OVERLAY, Album, Thumbnail, attention_overlay, data_uri
 from modalloy.report.results import COLUMNS, DIRECTION_NAMES, HEADINGS, Row, leader, result_rows
 from modalloy.report.verdicts import Verdict, verdicts

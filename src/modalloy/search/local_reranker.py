@@ -9,9 +9,9 @@ from modalloy.align.cross_layer import Levels, LocalConfig
 from modalloy.errors import DataError
 from modalloy.evaluation.ranks import Direction
 from modalloy.search.candidate_scores import ITEM_BLOCK
-from modalloy.search.gallery import Hit
 from modalloy.search.hierarchical import Compared, Stage, refine
 from modalloy.search.hierarchy_config import HierarchyConfig
+from modalloy.search.hit import Hit
 from modalloy.search.token_source import TokenSource
 
 
@@ -34,7 +34,7 @@ class LocalReranker:
     >>> images, local = HeldTokens(words([0, 1])), LocalConfig(2, None, 2, None, dim=2)
     >>> config = HierarchyConfig(cross_candidates=None)
     >>> reranker = LocalReranker(images, ["cat.png", "dog.png"], "text_to_image", config, local)
-    >>> hits = [Hit("cat.png", 0.6, None, None), Hit("dog.png", 0.5, None, None)]
+    >>> hits = [Hit("cat.png", 0.6), Hit("dog.png", 0.5)]
     >>> [hit.id for hit in reranker(words([1]), [hits])[0]]
     ['dog.png', 'cat.png']
     """
@@ -62,7 +62,7 @@ class LocalReranker:
 
         Args:
             queries: the queries' tokens, mapped by the local branch.
-            found: what `Gallery.search`, or any other index, found for each query. A hit's score is the global part
+            found: what an index found for each query. A hit's score is the global part
                 of its new one: an inner product, or whatever `config.global_weight` suits.
 
         Raises:

@@ -1,125 +1,180 @@
-"""Questions in words or pictures, answered from galleries."""
+"""Questions in words or pictures, answered from an index that may grow meanwhile."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from modalloy.data import Manifest
 from modalloy.encoders import Encoder, Modality, load_encoder
-from modalloy.encoders.base import require_text
-from modalloy.errors import CheckpointError, ConfigError
-from modalloy.search.build import build_gallery
-from modalloy.search.gallery import Gallery, Hit
+from modalloy.errors import CheckpointError
+from modalloy.index import Index, Snapshot, open_index
+from modalloy.index.encoder_spec import spec_at
+from modalloy.index.lock import is_uri
+from modalloy.search.hit import Answer, Hit
+from modalloy.search.local_scores import LocalScores, local_encoders
+from modalloy.search.query import Part, Query
+from modalloy.search.rerank import Reranker
+from modalloy.search.timing import timed
+from modalloy.search.view import View
 
-GALLERY = "gallery"
-"""The folder in which a run, or an alloy, keeps its galleries."""
+INDEX = "index"
+"""The folder in which a run, or an alloy, keeps its index."""
+LOCAL = "local"
+"""The second stage by HACAN's local score."""
+_BEFORE = "gallery"
 
 
 class Searcher:
-    """Galleries and the encoder that made them.
+    """An index and the encoder that made it; safe to use from several threads.
+
+    Each answer comes from one state of the index. `view` is the present one: a server that encodes several questions
+    at once takes it once for both steps, `view.encode` and `view.answer`, since a refresh may come between them.
 
     Args:
-        encoder: what encodes the queries; the galleries' own.
-        image_gallery: what image answers are looked for in.
-        caption_gallery: what caption answers are looked for in, if there are any.
+        index: what is searched.
+        encoder: what encodes questions; by default the one that the index names.
+        rerankers: second stages by name, besides "local", which there is where the encoder has a local branch.
 
     Raises:
-        CheckpointError: a gallery was made with another encoder, or with other weights or preprocessing.
-        ConfigError: a gallery doesn't hold what its place says.
+        CheckpointError: the index was made by another encoder, or with other weights or preprocessing.
+        ConfigError: the encoder that the index names isn't known.
     """
 
-    def __init__(self, encoder: Encoder, image_gallery: Gallery, caption_gallery: Gallery | None = None) -> None:
-        self.encoder = encoder
-        self._galleries: dict[Modality, Gallery] = {"image": image_gallery}
-        if caption_gallery is not None:
-            self._galleries["text"] = caption_gallery
-        for modality, gallery in self._galleries.items():
-            if gallery.modality != modality:
-                raise ConfigError(f"Expected a gallery of {modality}s, got one of {gallery.modality}s.")
-            _require_same_encoder(encoder, gallery)
+    def __init__(
+        self, index: Index, encoder: Encoder | None = None, rerankers: Mapping[str, Reranker] | None = None
+    ) -> None:
+        self._index, self._own, self._rerankers = index, encoder is None, dict(rerankers or {})
+        self._encoding, self._refreshing = threading.Lock(), threading.Lock()
+        snapshot = index.snapshot()
+        encoder = encoder or self._load(snapshot)
+        self._view = View(snapshot, encoder, self._second_stages(encoder), self._encoding)
 
     @classmethod
-    def build(cls, encoder: Encoder, manifest: Manifest, vectors: Mapping[Modality, Tensor] | None = None) -> Self:
-        """Galleries of a collection's images and, if it has any, captions.
+    def open(
+        cls,
+        location: str | Path,
+        encoder: Encoder | None = None,
+        rerankers: Mapping[str, Reranker] | None = None,
+    ) -> Self:
+        """Opens an index.
 
         Args:
-            encoder: a dual encoder.
-            manifest: the collection.
-            vectors: the embeddings of its images and captions where they are made already; see `build_gallery`.
+            location: the index's folder or URI, or the folder of a run or an alloy that holds one.
+            encoder: by default the one that the index names.
+            rerankers: second stages by name, such as `{"itm": CrossEncoder(folder)}`.
 
         Raises:
-            ConfigError: the encoder isn't dual.
+            CheckpointError: there is no index, it is damaged, or was made by another encoder.
+            ConfigError: the encoder that the index names isn't known.
         """
-        made = vectors or {}
-        images = build_gallery(encoder, manifest, "image", made.get("image"))
-        captions = build_gallery(encoder, manifest, "text", made.get("text")) if manifest.captions else None
-        return cls(encoder, images, captions)
+        return cls(open_index(find_index(location)), encoder, rerankers)
 
-    @classmethod
-    def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Self:
-        """Loads what `save` wrote.
+    @property
+    def view(self) -> View:
+        """The present state of the index with its encoder."""
+        return self._view
 
-        Args:
-            folder: where the galleries are.
-            encoder: by default the one that the galleries name.
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present state of the index."""
+        return self._view.snapshot
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes questions."""
+        return self._view.encoder
+
+    def refresh(self) -> bool:
+        """Takes the index's newest state, if there is a newer one; answers under way keep theirs.
+
+        Where all vectors were replaced by another encoder's, that encoder is loaded, unless one was given.
 
         Raises:
-            CheckpointError: there is no gallery of images, a gallery is damaged, or it was made with another
-                encoder.
-            ConfigError: the encoder that the galleries name isn't known.
+            CheckpointError: the index is another encoder's now, and one was given; the state stays.
         """
-        folder = Path(folder)
-        images = Gallery.load(folder / "image")
-        captions = Gallery.load(folder / "text") if (folder / "text").exists() else None
-        return cls(encoder or load_encoder(images.spec), images, captions)
+        with self._refreshing:
+            old, snapshot = self._view, self._index.snapshot()
+            if (snapshot.version, snapshot.head.generation) == (old.snapshot.version, old.snapshot.head.generation):
+                return False
+            encoder, rerankers = old.encoder, old.rerankers
+            if self._own and snapshot.head.fingerprints != old.snapshot.head.fingerprints:
+                encoder = self._load(snapshot)
+                rerankers = self._second_stages(encoder)
+            view = View(snapshot, encoder, rerankers, self._encoding)
+            for modality in old.sampled:
+                view.sample(modality)
+            self._view = view
+            return True
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the galleries to `folder`, in "image" and "text"; the encoder is recorded, not copied."""
-        for modality, gallery in self._galleries.items():
-            gallery.save(Path(folder) / modality)
+    def encode(self, parts: Sequence[Part]) -> Float[Tensor, "parts dim"]:
+        """See `View.encode`."""
+        return self._view.encode(parts)
+
+    def answer(self, query: Query, vectors: Float[Tensor, "parts dim"]) -> Answer:
+        """See `View.answer`."""
+        return self._view.answer(query, vectors)
+
+    def search(self, query: Query) -> Answer:
+        """The best answers to a question.
+
+        Raises:
+            ImageError: a picture of the question can't be decoded.
+            DataError: the question names an item that the index doesn't have.
+            ConfigError: the index or its encoder can't do what the question asks for.
+        """
+        view, took = self._view, dict[str, float]()
+        with timed(took, "encode"):
+            vectors = view.encode(query.parts)
+        answer = view.answer(query, vectors)
+        return replace(answer, milliseconds={**took, **answer.milliseconds})
 
     def by_text(self, text: str, k: int = 10, target: Modality = "image") -> list[Hit]:
         """The `k` images, or captions, most similar to a text, best first.
 
         Raises:
             DataError: the text is blank.
-            ConfigError: `k` is below 1, `target` has no gallery, or the encoder takes no texts.
+            ConfigError: `k` is below 1, or the encoder takes no texts.
         """
-        gallery = self._gallery(target)
-        query = self.encoder.encode_texts([require_text(text)]).embedding
-        return gallery.search(query, k)[0]
+        return list(self.search(Query((Part(text=text),), target, k)).hits)
 
     def by_image(self, image: str | Path | Image.Image, k: int = 10, target: Modality = "image") -> list[Hit]:
         """The `k` images, or captions, most similar to a picture or the file of one, best first.
 
-        A picture that is in the gallery finds itself.
+        A picture that is in the index finds itself.
 
         Raises:
             ImageError: the file can't be decoded.
-            ConfigError: `k` is below 1, `target` has no gallery, or the encoder takes no images.
+            ConfigError: `k` is below 1, or the encoder takes no images.
         """
-        gallery = self._gallery(target)
-        query = self.encoder.encode_images([image]).embedding
-        return gallery.search(query, k)[0]
+        return list(self.search(Query((Part(image=image),), target, k)).hits)
 
-    def _gallery(self, target: Modality) -> Gallery:
-        if target not in self._galleries:
-            raise ConfigError(
-                f"There is no gallery of {target!r} to search, only of {', '.join(self._galleries)}; "
-                "choose another target, or build that gallery too."
-            )
-        return self._galleries[target]
+    def _second_stages(self, encoder: Encoder) -> dict[str, Reranker]:
+        local: dict[str, Reranker] = {LOCAL: LocalScores(encoder)} if any(local_encoders(encoder)) else {}
+        return local | self._rerankers
+
+    def _load(self, snapshot: Snapshot) -> Encoder:
+        return load_encoder(spec_at(snapshot.head.spec, self._index.location))
 
 
-def _require_same_encoder(encoder: Encoder, gallery: Gallery) -> None:
-    for modality in encoder.modalities:
-        expected, got = gallery.fingerprints.get(modality), encoder.fingerprint(modality)
-        if expected is None or expected.digest != got.digest:
-            made_by = "another encoder" if expected is None else f"{expected.name} ({expected.digest[:12]})"
-            raise CheckpointError(
-                f"The gallery of {gallery.modality}s was made by {made_by}, but queries would be encoded by "
-                f"{got.name} ({got.digest[:12]}); restore that encoder, or make the gallery again."
-            )
+def find_index(location: str | Path) -> str:
+    """The index at a location: itself, or that of the run or alloy whose folder it is.
+
+    Raises:
+        CheckpointError: it is a run or an alloy made before there were indexes.
+    """
+    if is_uri(str(location)):
+        return str(location)
+    folder = Path(location)
+    if (folder / INDEX).is_dir():
+        return str(folder / INDEX)
+    if folder.name == _BEFORE or (folder / _BEFORE).is_dir():
+        raise CheckpointError(
+            f"{folder} was made by an earlier version, which kept galleries instead of an index; run the same command "
+            "again (`modalloy run` or `modalloy fuse`): everything but the index is reused."
+        )
+    return str(folder)

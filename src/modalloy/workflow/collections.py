@@ -5,6 +5,7 @@ from pathlib import Path
 
 from modalloy.data import Manifest, demo_manifest, read_collection
 from modalloy.data.build import Reject
+from modalloy.data.known_files import KnownFiles
 from modalloy.errors import DataError
 
 DEMO = "demo"
@@ -16,13 +17,16 @@ def open_collection(path: str | Path, images: str | Path | None = None) -> Manif
     return open_with_rejects(path, images)[0]
 
 
-def open_with_rejects(path: str | Path, images: str | Path | None = None) -> tuple[Manifest, list[Reject]]:
+def open_with_rejects(
+    path: str | Path, images: str | Path | None = None, known_files: KnownFiles | None = None
+) -> tuple[Manifest, list[Reject]]:
     """Reads a collection, warns about what it had to leave out, which it gives too, and logs its counts.
 
     Args:
         path: "demo" for the set that comes with modalloy, or what `read_collection` takes: a file, a folder, or
             a pattern such as "shards/{000..012}.tar".
         images: folder of the pictures, where the collection is a file that names them only.
+        known_files: what is known of the pictures' files; those that are as they were aren't read.
 
     Raises:
         DataError: there is no collection or no such folder of pictures, or it breaks the rules of a manifest.
@@ -35,7 +39,7 @@ def open_with_rejects(path: str | Path, images: str | Path | None = None) -> tup
     if str(path) == DEMO:
         manifest = demo_manifest()
     else:
-        manifest, rejects = read_collection(path, images)
+        manifest, rejects = read_collection(path, images, known_files=known_files)
         for reject in rejects[:10]:
             _log.warning("left out: %s: %s", reject.id, reject.reason)
         if len(rejects) > 10:

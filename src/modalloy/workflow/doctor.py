@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 from modalloy.align import AlignedEncoder
 from modalloy.data import Manifest, Problem, check_collection, demo_manifest, read_collection
 from modalloy.encoders import Encoder, load_encoder
-from modalloy.errors import ModalloyError
+from modalloy.errors import CheckpointError, ModalloyError, one_line
 from modalloy.features import FeatureStore
 from modalloy.files import read_json
 from modalloy.fusion.alloy import FORMAT as ALLOY_FORMAT
-from modalloy.search import GALLERY, Searcher
+from modalloy.index.schema import COLUMNS, VECTOR
+from modalloy.search import INDEX, Searcher
 from modalloy.workflow.collections import DEMO, counts_line
 from modalloy.workflow.config import features_folder, load_config
 from modalloy.workflow.features import Collection
@@ -84,11 +85,27 @@ def _examine_run(folder: Path, findings: "_Findings") -> None:
                 stored(features.folder(encoder, "image", copy))
     if due(folder / "config.json"):
         findings.encoder(f"alloy:{folder}")
-    if due(folder / GALLERY):
-        findings.check(f"galleries in {folder / GALLERY}", lambda: Searcher.open(folder / GALLERY))
+    if due(folder / INDEX):
+        findings.check(f"index in {folder / INDEX}", lambda: _read_index(folder / INDEX))
     if not finished:
         command = f"modalloy run {folder / 'config.yaml'}"
         findings.error(f"{folder} isn't finished (no report.json); `{command}` goes on with it.")
+
+
+def _read_index(folder: Path) -> None:
+    """Reads all of an index.
+
+    Raises:
+        CheckpointError: a part of it can't be read, or it was made by another encoder.
+    """
+    try:
+        for _ in Searcher.open(folder).snapshot.scan([*COLUMNS, *VECTOR.values()]):
+            pass
+    # LanceDB's errors for missing and damaged files.
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"it is damaged ({one_line(error)}); run the same command again to make it anew."
+        ) from error
 
 
 class _Findings:

@@ -28,7 +28,7 @@ class Fused:
     """An alloy, and what was found out when it was made."""
 
     alloy: Alloy
-    """Saved, with galleries to search."""
+    """Saved, with an index to search."""
     regime: Regime | None
     """Whether the inputs know the training pairs, where that was asked for."""
     choice: Choice | None = None
@@ -45,7 +45,7 @@ def fuse(
     names: Sequence[str] | None = None,
     tracking: TrackingConfig | None = None,
 ) -> Alloy:
-    """Fuses dual encoders into an alloy, saved in `folder` with galleries to search; an interrupted training goes on.
+    """Fuses dual encoders into an alloy, saved in `folder` with an index to search; an interrupted training goes on.
 
     Args:
         encoders: two or more frozen dual encoders.

@@ -1,6 +1,7 @@
 """The whole road of one configuration: extract, align, fuse, evaluate, index, report; what is done is reused."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,13 @@ from modalloy.features.ray_data import require_ray
 from modalloy.files import read_json, write_json
 from modalloy.fusion import Alloy, Fuser, SplitFeatures
 from modalloy.fusion.pretrained import pretrained_digest
-from modalloy.search import GALLERY
+from modalloy.index import Source
+from modalloy.search import INDEX
 from modalloy.threads import set_threads
 from modalloy.training.align_fingerprint import deciding_settings
 from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
-from modalloy.workflow.collections import counts_line, open_with_rejects
+from modalloy.workflow.collections import DEMO, counts_line, open_with_rejects
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import Collection
@@ -43,7 +45,7 @@ from modalloy.workflow.stages import evaluate_stages
 from modalloy.workflow.stages_config import WEIGHED, possible
 
 _log = logging.getLogger(__name__)
-PRODUCTS = ("config.json", "model.safetensors", GALLERY, "report.html")
+PRODUCTS = ("config.json", "model.safetensors", INDEX, "report.html")
 # Where things are and how fast they are made; the collection's contents and splits enter the fingerprint themselves.
 _DECIDE_NOTHING = ("collection", "folder", "images", "splits", "extraction", "threads", "features", "tracking")
 
@@ -105,7 +107,7 @@ class Run:
     def _execute(self, fingerprint: str) -> dict[str, Any]:
         alloy = self._fit()
         with self._timed("index"):
-            index(alloy, self.collection, self.folder)
+            index(alloy, self.collection, self.folder, self._source)
         with self._timed("evaluate"):
             report = self.evaluate()
         report |= {"folder": str(self.folder), "fingerprint": fingerprint, "seconds": self.seconds}
@@ -216,6 +218,13 @@ class Run:
         if threads is not None:
             set_threads(threads)
         write_json(path, {"threads": torch.get_num_threads()})
+
+    @property
+    def _source(self) -> Source:
+        """Where the index's pictures come from."""
+        config, root = self.config, str(self.collection.manifest.root.resolve())
+        collection = config.collection if config.collection == DEMO else os.path.abspath(config.collection)
+        return Source("", collection, config.images and os.path.abspath(config.images), root)
 
     @cached_property
     def _opened(self) -> tuple[Manifest, list[Reject]]:

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from modalloy.align import AlignedEncoder, AttentionMaps, attention_maps
+from modalloy.align import AlignedEncoder
+from modalloy.align.words import WordMap, word_maps
 from modalloy.encoders import Encoder
 from modalloy.errors import ModalloyError
 from modalloy.fusion import SplitFeatures
-from modalloy.report import WordExample, WordMap
-from modalloy.report.words import joined_words
+from modalloy.report import WordExample
 
 _log = logging.getLogger(__name__)
 _MOST_WORDS = 8
@@ -52,10 +52,10 @@ def word_examples(
             continue
         if grid is None or None in tokens:
             continue
-        maps = _maps(encoder, test, position, images, captions)
-        for each, pieces, weights, own in zip(found, tokens, maps.weights, maps.words, strict=True):
-            if words := _shown(_words(pieces or (), weights[:, : grid[0] * grid[1]].unflatten(1, grid), own)):
-                each[name] = words
+        pieces = [each or [] for each in tokens]
+        for each, words in zip(found, _maps(encoder, test, position, images, captions, pieces, grid), strict=True):
+            if shown := _shown(words):
+                each[name] = shown
     paths = [manifest.absolute(manifest[row]) for row in images.tolist()]
     return [WordExample(*example) for example in zip(paths, texts, found, strict=True) if example[2]]
 
@@ -66,19 +66,13 @@ def _maps(
     position: int,
     images: Int[Tensor, " pairs"],
     captions: Int[Tensor, " pairs"],
-) -> AttentionMaps:
+    pieces: Sequence[Sequence[str]],
+    grid: tuple[int, int],
+) -> list[list[WordMap]]:
     """The attention of the score of the last tokens, which is the second stage of HACAN's inference."""
     regions = encoder.project_tokens("image", {"high": test.paired.image.stores[position].tokens(images)})["high"]
     words = encoder.project_tokens("text", {"high": test.paired.text.stores[position].tokens(captions)})["high"]
-    maps = attention_maps(regions, words, encoder.branch().config.attention)
-    return AttentionMaps(*(each.cpu() for each in maps))
-
-
-def _words(
-    pieces: Sequence[str], weights: Float[Tensor, "pieces rows columns"], own: Float[Tensor, " pieces"]
-) -> list[WordMap]:
-    """A caption's words, each as the mean of its pieces."""
-    return [WordMap(word, weights[places].mean(0), float(own[places].mean())) for word, places in joined_words(pieces)]
+    return word_maps(regions, words, pieces, grid, encoder.branch().config.attention)
 
 
 def _shown(words: Sequence[WordMap]) -> list[WordMap]:

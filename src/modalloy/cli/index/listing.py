@@ -51,7 +51,7 @@ class List(Verb):
             f"{result['index']}: {result['pictures']:,} pictures, {result['captions']:,} captions{size}",
             f"made by {result['encoder']}, generation {result['generation']}, version {result['version']}",
             *(
-                f"source {source['name']!r}: {source['pictures']:,} pictures of {source['collection'] or 'nowhere known'}"
+                f"source {source['name']!r}: {source['pictures']:,} pictures of {source['collection'] or 'unknown'}"
                 for source in result["sources"]
             ),
             "fields: " + (", ".join(f"{name} ({kind})" for name, kind in result["fields"].items()) or "none"),

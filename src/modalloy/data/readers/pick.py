@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modalloy.data.build import Reject, build_manifest
 from modalloy.data.item import is_item_line
+from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.data.readers.braces import expand_braces, has_braces
 from modalloy.data.readers.caption_list import is_caption_list, list_name, read_caption_lists
@@ -44,7 +45,12 @@ _log = logging.getLogger(__name__)
 
 
 def read_collection(
-    path: str | Path, images: str | Path | None = None, *, split: str = "train", decode: bool = False
+    path: str | Path,
+    images: str | Path | None = None,
+    *,
+    split: str = "train",
+    decode: bool = False,
+    known_files: KnownFiles | None = None,
 ) -> tuple[Manifest, list[Reject]]:
     """Reads a collection of any known form and checks its files.
 
@@ -69,6 +75,7 @@ def read_collection(
         images: the folder that image paths start from, where it isn't the file's own.
         split: the split of images for which the collection names none.
         decode: whether to decode each image fully instead of its header alone; slower, finds truncated files.
+        known_files: what is known of the pictures' files; those that are as they were aren't read.
 
     Raises:
         DataError: the form isn't known, or the collection's structure is at fault.
@@ -80,7 +87,12 @@ def read_collection(
         return Manifest.load(files[0], images), []
     collection = _read(root, files, images, split)
     manifest, rejects = build_manifest(
-        collection.records, collection.root, expected=collection.expected, decode=decode, name=path
+        collection.records,
+        collection.root,
+        expected=collection.expected,
+        decode=decode,
+        name=path,
+        known_files=known_files,
     )
     return manifest, [*collection.rejects, *rejects]
 

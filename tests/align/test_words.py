@@ -1,6 +1,6 @@
 import pytest
 
-from modalloy.report.words import joined_words
+from modalloy.align.words import joined_words
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""How the service says no: every error is {"error": {"kind", "message"}}, without traces or this machine's paths."""
+
+import logging
+import re
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modalloy.errors import ConfigError, DataError, ModalloyError
+
+_log = logging.getLogger(__name__)
+
+_KINDS = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "bad_method",
+    413: "too_large",
+    415: "bad_media_type",
+    422: "invalid",
+    429: "too_many",
+    503: "busy",
+}
+# A path from the root, on POSIX or Windows, up to its last folder.
+_FOLDERS = re.compile(r"(?<![\w./])(?:file:/{2,3}|/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\'\"]+[/\\])+")
+
+
+class Refusal(HTTPException):
+    """A request that isn't answered, with its status and one clear sentence.
+
+    Args:
+        status: the HTTP status.
+        message: what is wrong and how to mend it.
+        kind: a word for programs; by default the status's.
+        headers: further headers.
+    """
+
+    def __init__(
+        self, status: int, message: str, kind: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, dict(headers) if headers else None)
+        self.kind = kind or _KINDS.get(status, "error")
+
+
+def error_response(refusal: Refusal) -> JSONResponse:
+    """The answer that says why there is none."""
+    content = {"error": {"kind": refusal.kind, "message": refusal.detail}}
+    return JSONResponse(content, refusal.status_code, refusal.headers)
+
+
+def refusal_of(error: Exception) -> Refusal | None:
+    """What a client is told of an error; None where it is none of the client's making.
+
+    >>> refusal_of(ConfigError("k must be at least 1, got 0.")).status_code
+    422
+    """
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, HTTPException):
+        return Refusal(error.status_code, str(error.detail), headers=error.headers)
+    if isinstance(error, (ValidationError, RequestValidationError)):
+        return _refusal_of_validation(error)
+    # What a question or a picture is refused for; a damaged index or model is nothing that a client can mend.
+    if isinstance(error, (ConfigError, DataError)):
+        return Refusal(422, without_folders(str(error)))
+    return None
+
+
+def without_folders(message: str) -> str:
+    """A message in which paths from the root are only their last part.
+
+    >>> without_folders("/home/me/pictures/cat.jpg is cut off; it has and/or text")
+    'cat.jpg is cut off; it has and/or text'
+    """
+    return _FOLDERS.sub("", message)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Makes the app answer its errors in the service's form."""
+
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        refusal = refusal_of(error)
+        if refusal is None:
+            raise error
+        return error_response(refusal)
+
+    for kind in (HTTPException, RequestValidationError, ValidationError, ModalloyError):
+        app.add_exception_handler(kind, answer)
+
+
+class Guarded:
+    """Answers an error that nobody foresaw with 500 and a sentence; the trace goes to the log.
+
+    Args:
+        app: what may fail.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            return
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if not started:
+                sentence = "the service failed to answer; its log says why."
+                await error_response(Refusal(500, sentence, "internal"))(scope, receive, send)
+
+
+def _refusal_of_validation(error: ValidationError | RequestValidationError) -> Refusal:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return Refusal(400, f"the request isn't JSON: {first['msg']}.", "bad_json")
+    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))
+    return Refusal(422, f"{place[:200]}: {first['msg']}." if place else f"{first['msg']}.")

@@ -1,0 +1,34 @@
+"""What an index and its encoder can be asked for."""
+
+from pathlib import Path
+
+from modalloy.index import Condition
+from modalloy.index.condition import field_kind
+from modalloy.index.schema import FILTERED
+from modalloy.search import View
+from modalloy.search.explanation import input_names
+from modalloy.serve.models import IndexAnswer
+
+
+def facts_of(view: View) -> IndexAnswer:
+    """What there is to search in one state of an index; without any path.
+
+    Args:
+        view: the state with its encoder.
+    """
+    snapshot, metadata = view.snapshot, view.snapshot.metadata
+    head = snapshot.head
+    fields = dict.fromkeys([*FILTERED, *metadata])
+    return IndexAnswer(
+        pictures=snapshot.count((Condition("modality", "=", "image"),)),
+        captions=snapshot.count((Condition("modality", "=", "text"),)),
+        encoder=view.encoder.name,
+        version=snapshot.version,
+        generation=head.generation,
+        fields={field: field_kind(field, metadata) for field in fields},
+        rerankers=list(view.rerankers),
+        # What `by` can name.
+        inputs=[name for name in input_names(view.encoder) if name in (view.vector_parts or ())],
+        words=view.finds_words,
+        local_files=any(Path(source.root).is_dir() for source in head.sources),
+    )

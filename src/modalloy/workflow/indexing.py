@@ -1,0 +1,287 @@
+"""Makes an index of collections and keeps it current."""
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modalloy.data.demo import DEMO_FOLDER
+from modalloy.encoders import Encoder, load_encoder
+from modalloy.errors import CheckpointError, ConfigError, DataError
+from modalloy.features.devices import require_devices
+from modalloy.index import Condition, Head, Index, Source, create_index, open_index, writer_lock
+from modalloy.index.sync import SyncConfig, Synced, head_of, made_by, sync
+from modalloy.index.watch import watch, watched_folders
+from modalloy.index.writing import index_to_change
+from modalloy.workflow.collections import DEMO, open_with_rejects
+from modalloy.workflow.default_encoder import default_spec
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What became of an index."""
+
+    location: str
+    """Where it is."""
+    encoder: str
+    """The spec of its encoder."""
+    generation: int
+    """Another one than before if all was embedded anew."""
+    version: int
+    """Of its newest state."""
+    sources: tuple[Synced, ...]
+    """What was done to each source."""
+    problems: tuple[str, ...] = ()
+    """What kept further sources from being looked at."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "index": self.location,
+            "encoder": self.encoder,
+            "generation": self.generation,
+            "version": self.version,
+            "sources": [source.to_dict() for source in self.sources],
+            "problems": list(self.problems),
+        }
+
+
+def source_of(collection: str, images: str | None = None, name: str = "") -> Source:
+    """A collection as a source.
+
+    Args:
+        collection: what `open_collection` takes.
+        images: folder of its pictures, if elsewhere.
+        name: for its pictures' ids.
+
+    Raises:
+        ConfigError: the name can't be a source's.
+    """
+    if name and not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"a source is named with letters, digits, '.', '_' and '-', got {name!r}; name it otherwise (--name)."
+        )
+    if collection == DEMO:
+        return Source(name, DEMO, images, str(DEMO_FOLDER))
+    return Source(name, os.path.abspath(collection), images and os.path.abspath(images), root="")
+
+
+class Keeper:
+    """Makes one index, and keeps it current; its encoder is loaded once.
+
+    Args:
+        location: a folder or a URI.
+        config: how its sources are looked through.
+        device: where the encoder runs; default: where it is.
+    """
+
+    def __init__(self, location: str, config: SyncConfig | None = None, device: str | None = None) -> None:
+        if device is not None:
+            require_devices([device])
+        self.location, self._config, self._device = location, config or SyncConfig(), device
+        self._encoders: dict[str, Encoder] = {}
+
+    def build(self, collection: str, images: str | None = None, spec: str | None = None) -> Updated:
+        """Makes an index of a collection, or brings the one that there is to what the collection holds now.
+
+        Where the encoder is another one than the index's, or has other weights by now, all sources are embedded anew
+        in the index's next generation, which replaces the present one once it is whole.
+
+        Args:
+            collection: what `open_collection` takes.
+            images: folder of its pictures, if elsewhere.
+            spec: of the encoder; default: that of the index, else the one alloy among the runs.
+
+        Raises:
+            ConfigError: the index is of another collection, the encoder can't fill one, or there is none to be found.
+        """
+        source = source_of(collection, images)
+        _require_collection(source)
+        # Before the lock, which makes the folder.
+        encoder = self._loaded(spec or self._usual_spec())
+        head = head_of(encoder)
+        with writer_lock(self.location):
+            index = self._opened_or_made(head)
+            _require_same(index, source)
+            if spec is None:
+                # Another process may have switched to another one while this one waited.
+                encoder = self._loaded(index.head.spec)
+            if not made_by(index.head, encoder):
+                return self._built_anew(index, encoder, source)
+            if encoder.spec != index.head.spec:
+                index.commit(head=replace(index.head, spec=encoder.spec))
+            return _updated(index, [self._sync(index, encoder, source)])
+
+    def add(self, collection: str, images: str | None = None, name: str | None = None) -> Updated:
+        """Adds a further source to an index; one that it has already is brought to what it holds now.
+
+        Args:
+            collection: what `open_collection` takes.
+            images: folder of its pictures, if elsewhere.
+            name: for its pictures' ids; default: the collection's file name.
+
+        Raises:
+            ConfigError: another source has the name.
+            CheckpointError: there is no index.
+        """
+        source = source_of(collection, images)
+        _require_collection(source)
+        with index_to_change(self.location) as index:
+            known = [each for each in index.head.sources if _same(each, source)]
+            if name is None:
+                name = known[0].name if known else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.collection).stem)
+            source = source_of(collection, images, name)
+            _require_same(index, source)
+            return _updated(index, [self._sync(index, self._own_encoder(index), source)])
+
+    def update(self) -> Updated:
+        """Brings an index to what all of its sources hold now; what is wrong with one doesn't hold up the others.
+
+        Raises:
+            CheckpointError: there is no index.
+            ConfigError: its encoder has other weights by now.
+        """
+        with index_to_change(self.location) as index:
+            encoder, done, problems = self._own_encoder(index), list[Synced](), list[str]()
+            for source in _with_collections(index):
+                try:
+                    done.append(self._sync(index, encoder, source))
+                except (DataError, OSError) as error:
+                    problems.append(f"source {source.name!r} wasn't looked through: {error}")
+            return _updated(index, done, problems)
+
+    def watch(self) -> None:
+        """Updates the index whenever something changes in its sources' folders, until Ctrl-C."""
+        folders = watched_folders(_with_collections(open_index(self.location)))
+        if not folders:
+            raise DataError(f"none of the folders of {self.location} is there, so that nothing can be watched.")
+        _log.info("watching %s; Ctrl-C ends it", ", ".join(map(str, folders)))
+        watch(folders, self._update_and_tell, self.location)
+
+    def _update_and_tell(self) -> None:
+        updated = self.update()
+        for problem in updated.problems:
+            _log.error("%s", problem)
+        for source in updated.sources:
+            if source.changes:
+                _log.info("%s: %s", source.collection, summary_of(source))
+
+    def _usual_spec(self) -> str:
+        try:
+            return open_index(self.location).head.spec
+        except CheckpointError:
+            return default_spec()
+
+    def _opened_or_made(self, head: Head) -> Index:
+        try:
+            return open_index(self.location)
+        except CheckpointError as missing:
+            try:
+                return create_index(self.location, head)
+            except ConfigError:
+                # There is one, so that it is damaged.
+                raise missing from None
+
+    def _sync(self, index: Index, encoder: Encoder, source: Source) -> Synced:
+        return sync(
+            index,
+            encoder,
+            source,
+            lambda known: open_with_rejects(source.collection, source.images, known),
+            self._config,
+        )
+
+    def _built_anew(self, index: Index, encoder: Encoder, source: Source) -> Updated:
+        head = replace(head_of(encoder), sources=index.head.sources).with_source(source)
+        for each in head.sources:
+            if not each.collection:
+                raise ConfigError(
+                    f"the source {each.name!r} was imported without its pictures, so that they can't be embedded anew; "
+                    f"remove it (modalloy index remove --source {each.name}), or make another index."
+                )
+        _log.info("%s goes on answering while all is embedded anew by %s", self.location, encoder.spec)
+        beside = index.begin(head)
+        done = [self._sync(beside, encoder, each) for each in head.sources]
+        # It took long; these are the changes since.
+        caught_up = [self._sync(beside, encoder, each) for each in head.sources]
+        if not self._config.allow_removals:
+            for each in head.sources:
+                _require_most(index, beside, each)
+        beside.optimize()
+        beside.switch()
+        return _updated(beside, [replace(old, pictures=new.pictures) for old, new in zip(done, caught_up, strict=True)])
+
+    def _own_encoder(self, index: Index) -> Encoder:
+        encoder = self._loaded(index.head.spec)
+        if not made_by(index.head, encoder):
+            raise ConfigError(
+                f"{encoder.spec} isn't any more what made the vectors of {self.location}; embed all anew with it "
+                "(modalloy index build), or bring back what it was."
+            )
+        return encoder
+
+    def _loaded(self, spec: str) -> Encoder:
+        if spec not in self._encoders:
+            encoder = load_encoder(spec)
+            if self._device is not None:
+                encoder.to(self._device)
+            self._encoders[spec] = self._encoders[encoder.spec] = encoder
+        return self._encoders[spec]
+
+
+def summary_of(source: Synced) -> str:
+    """What was done to a source, in a line."""
+    kinds = ("new", "changed", "moved", "recaptioned", "touched", "removed")
+    counts = [f"{count:,} {kind}" for kind in kinds if (count := getattr(source, kind))]
+    return f"{', '.join(counts) or 'nothing changed'}; {source.pictures:,} pictures"
+
+
+def _updated(index: Index, done: Iterable[Synced], problems: Iterable[str] = ()) -> Updated:
+    # Always, as an earlier run may have been killed before it.
+    index.optimize()
+    snapshot = index.snapshot()
+    head = snapshot.head
+    return Updated(index.location, head.spec, head.generation, snapshot.version, tuple(done), tuple(problems))
+
+
+def _with_collections(index: Index) -> list[Source]:
+    """The sources that can be looked through; imported vectors have no collection."""
+    return [source for source in index.head.sources if source.collection]
+
+
+def _same(one: Source, other: Source) -> bool:
+    return (one.collection, one.images) == (other.collection, other.images)
+
+
+def _require_same(index: Index, source: Source) -> None:
+    """Refuses another collection under the name of one that the index has."""
+    for each in index.head.sources:
+        if each.name == source.name and not _same(each, source):
+            held = each.collection or "imported vectors"
+            raise ConfigError(
+                f"{index.location} holds {held} as its source {each.name!r}, not {source.collection}; add that "
+                "under another name (modalloy index add --name), or make another index (--index)."
+            )
+
+
+def _require_collection(source: Source) -> None:
+    # Before an encoder is loaded or an index made; patterns and what is wrong inside are found by the reader.
+    if "{" not in source.collection and source.collection != DEMO and not os.path.exists(source.collection):
+        raise DataError(f"{source.collection} isn't there; check the path.")
+
+
+def _require_most(old: Index, new: Index, source: Source) -> None:
+    """Refuses a generation that lost most of a source's pictures."""
+    where = [Condition("source", "=", source.name), Condition("modality", "=", "image")]
+    before, after = old.snapshot().count(where), new.snapshot().count(where)
+    if 2 * after < before:
+        raise DataError(
+            f"{before - after:,} of the {before:,} pictures of {source.collection} in the index are gone: is a disk "
+            "not mounted? If they are to be removed from the index, say --allow-removals."
+        )
