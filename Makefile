@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench pins clean
+.PHONY: help demo test lint format bench docs pins clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,11 +36,14 @@ format: $(VENV)/.dev-installed  ## mend what ruff can mend
 bench: $(VENV)/.dev-installed  ## measure speed against the references
 	@for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each $(ARGS) || exit 1; done
 
+docs: $(VENV)/.dev-installed  ## build the documentation into site/; ARGS=serve shows it in a browser as you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+
 pins: $(VENV)/.dev-installed  ## write the versions installed in .venv to constraints.txt
 	$(BIN)/python scripts/pins.py constraints.txt
 
 clean:  ## remove .venv and every cache; runs/ and features/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/.demo-installed: EXTRAS := demo

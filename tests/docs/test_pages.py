@@ -15,7 +15,8 @@ REFERENCE = ["align", "encoders", "evaluation", "fusion", "index", "search"]
 _LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _EXAMPLES = [(page, number) for page in PAGES for number, _ in enumerate(blocks(page, "python"))]
-_LOADED = re.compile(r"<(?:script|img|iframe)[^>]* src=\"?(?:https?:)?//|<link(?=[^>]*stylesheet)[^>]* href=\"?(?:https?:)?//")
+_ELSEWHERE = r"=\"?(?:https?:)?//"
+_LOADED = re.compile(rf"<(?:script|img|iframe)[^>]* src{_ELSEWHERE}|<link(?=[^>]*stylesheet)[^>]* href{_ELSEWHERE}")
 
 
 def anchors(page):
