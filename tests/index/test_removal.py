@@ -27,7 +27,7 @@ def test_pictures_go_with_their_captions(index):
 @pytest.mark.parametrize("unknown", ["sub:9.png", "sub:1.png#0", "", "../sub:1.png"])
 def test_if_one_is_not_there_nothing_is_removed(index, unknown):
     before = ids(index)
-    with pytest.raises(DataError, match="has no picture .*, so nothing was removed"):
+    with pytest.raises(DataError, match=r"has no picture .*, so nothing was removed"):
         remove_pictures(index, ["sub:1.png", unknown])
     assert ids(index) == before
 

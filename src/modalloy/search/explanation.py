@@ -43,8 +43,8 @@ def input_names(encoder: Encoder) -> list[str]:
 def restricted(vectors: Float[Tensor, "*batch dim"], where: Sequence[slice]) -> Float[Tensor, "*batch short"]:
     """Some slices of each vector, one after the other.
 
-    >>> restricted(torch.arange(5), [slice(0, 1), slice(3, 5)])
-    tensor([0, 3, 4])
+    >>> restricted(torch.arange(5.0), [slice(0, 1), slice(3, 5)])
+    tensor([0., 3., 4.])
     """
     return torch.cat([vectors[..., each] for each in where], dim=-1)
 

@@ -175,6 +175,6 @@ def find_index(location: str | Path) -> str:
     if folder.name == _BEFORE or (folder / _BEFORE).is_dir():
         raise CheckpointError(
             f"{folder} was made by an earlier version, which kept galleries instead of an index; run the same command "
-            "again (`modalloy run` or `modalloy fuse`): everything but the index is reused."
+            "again (`modalloy run` or `modalloy fuse`): what it has stored is reused."
         )
     return str(folder)

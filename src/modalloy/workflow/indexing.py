@@ -13,6 +13,7 @@ from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.features.devices import require_devices
 from modalloy.index import Condition, Head, Index, Source, create_index, open_index, writer_lock
+from modalloy.index.encoder_spec import spec_at, spec_from
 from modalloy.index.sync import SyncConfig, Synced, head_of, made_by, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change
@@ -105,17 +106,17 @@ class Keeper:
         _require_collection(source)
         # Before the lock, which makes the folder.
         encoder = self._loaded(spec or self._usual_spec())
-        head = head_of(encoder)
+        head = self._head_of(encoder)
         with writer_lock(self.location):
             index = self._opened_or_made(head)
             _require_same(index, source)
             if spec is None:
                 # Another process may have switched to another one while this one waited.
-                encoder = self._loaded(index.head.spec)
+                encoder = self._loaded(spec_at(index.head.spec, self.location))
             if not made_by(index.head, encoder):
                 return self._built_anew(index, encoder, source)
-            if encoder.spec != index.head.spec:
-                index.commit(head=replace(index.head, spec=encoder.spec))
+            if head.spec != index.head.spec and spec is not None:
+                index.commit(head=replace(index.head, spec=head.spec))
             return _updated(index, [self._sync(index, encoder, source)])
 
     def add(self, collection: str, images: str | None = None, name: str | None = None) -> Updated:
@@ -174,7 +175,7 @@ class Keeper:
 
     def _usual_spec(self) -> str:
         try:
-            return open_index(self.location).head.spec
+            return spec_at(open_index(self.location).head.spec, self.location)
         except CheckpointError:
             return default_spec()
 
@@ -198,7 +199,7 @@ class Keeper:
         )
 
     def _built_anew(self, index: Index, encoder: Encoder, source: Source) -> Updated:
-        head = replace(head_of(encoder), sources=index.head.sources).with_source(source)
+        head = replace(self._head_of(encoder), sources=index.head.sources).with_source(source)
         for each in head.sources:
             if not each.collection:
                 raise ConfigError(
@@ -218,13 +219,17 @@ class Keeper:
         return _updated(beside, [replace(old, pictures=new.pictures) for old, new in zip(done, caught_up, strict=True)])
 
     def _own_encoder(self, index: Index) -> Encoder:
-        encoder = self._loaded(index.head.spec)
+        encoder = self._loaded(spec_at(index.head.spec, self.location))
         if not made_by(index.head, encoder):
             raise ConfigError(
                 f"{encoder.spec} isn't any more what made the vectors of {self.location}; embed all anew with it "
                 "(modalloy index build), or bring back what it was."
             )
         return encoder
+
+    def _head_of(self, encoder: Encoder) -> Head:
+        head = head_of(encoder)
+        return replace(head, spec=spec_from(head.spec, self.location))
 
     def _loaded(self, spec: str) -> Encoder:
         if spec not in self._encoders:
@@ -247,7 +252,8 @@ def _updated(index: Index, done: Iterable[Synced], problems: Iterable[str] = ())
     index.optimize()
     snapshot = index.snapshot()
     head = snapshot.head
-    return Updated(index.location, head.spec, head.generation, snapshot.version, tuple(done), tuple(problems))
+    spec = spec_at(head.spec, index.location)
+    return Updated(index.location, spec, head.generation, snapshot.version, tuple(done), tuple(problems))
 
 
 def _with_collections(index: Index) -> list[Source]:
