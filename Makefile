@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
@@ -15,13 +16,14 @@ PINS := pyproject.toml constraints.txt
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  PYTHON=python3.12 names the interpreter (3.11 or newer), ARGS="..." is passed on to the command.'
+	@echo '  PYTHON=python3.12 names the interpreter (3.11 or newer), ARGS="..." is passed on to the command,'
+	@echo '  WORKERS=4 lets the tests run in so many processes (2 unless told; each takes some 2 GB).'
 
 demo: $(VENV)/.demo-installed  ## train, evaluate and search on the demo set (some 6 minutes on two cores, after the install)
 	@$(BIN)/modalloy demo $(ARGS)
 
 test: $(VENV)/.dev-installed  ## run every test, doctests included; e.g. ARGS="-k gallery"
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev-installed  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
