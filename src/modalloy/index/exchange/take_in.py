@@ -125,9 +125,8 @@ def take_in(
             folder,
             index.head.spec,
         )
-    source = Source(
-        folder.name if name is None else name, str(images or folder), None, str(Path(images or folder).resolve())
-    )
+    pictures = str(Path(images or folder).resolve())
+    source = Source(folder.name if name is None else name, pictures, None, pictures)
     sources = said.sources if said is not None else (source,)
     head = index.head
     for each in sources:
