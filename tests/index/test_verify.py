@@ -139,3 +139,10 @@ def test_examples_are_few():
     (finding,) = findings.all
     assert (finding.count, len(finding.examples)) == (100, EXAMPLES)
     assert finding.to_dict()["mend"].startswith("modalloy index remove it")
+
+
+def test_a_link_that_leads_out_of_its_folder_is_named_and_not_opened(tmp_path, rows):
+    file = tmp_path / "sub" / "0.png"
+    file.rename(outside := tmp_path.parent / "outside.png")
+    file.symlink_to(outside)
+    assert found(Holding(head(tmp_path), rows), files=True) == {"path out of its folder": ["sub:0.png"]}

@@ -1,7 +1,6 @@
 """Brings an index to what a source holds now, batch by batch, so that it can be killed at any moment and go on."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from modalloy.data.build import Reject
+from modalloy.data.inside import Inside
 from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.encoders import Encoder
@@ -169,11 +169,11 @@ def _id(source: Source, id: str) -> str:
 def _wanted(manifest: Manifest, source: Source, files: KnownFiles) -> tuple[list[Picture], list[Reject]]:
     """The collection's pictures as an index shall hold them, and those that it can't."""
     wanted, rejects, root = [], [], Path(source.root)
-    inside = _Inside(root)
+    inside = Inside(root)
     for item in track(manifest, "looking at files", total=len(manifest), shown_from=BAR_FROM):
         id = _id(source, item.id)
         try:
-            inside.require(item.path)
+            inside.real(item.path)
             # A saved manifest brings a checksum of its own, but what counts is the file that will be embedded.
             file = files.look(root, item.path)
         except ImageError as error:
@@ -181,28 +181,6 @@ def _wanted(manifest: Manifest, source: Source, files: KnownFiles) -> tuple[list
             continue
         wanted.append(Picture(id, item.path, file, item.split, item.captions, item.metadata))
     return wanted, rejects
-
-
-class _Inside:
-    """Refuses links that lead out of a folder: what is in an index can be seen by whoever may search it."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._real: dict[str, str] = {}
-
-    def require(self, path: str) -> None:
-        """Raises an ImageError if the file isn't in the folder."""
-        folder, _, name = path.rpartition("/")
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(self._root / folder)
-        real = os.path.join(self._real[folder], name)
-        if os.path.islink(real):
-            real = os.path.realpath(real)
-        if not Path(real).is_relative_to(self._root):
-            raise ImageError(
-                f"{self._root / path} is a link that leads out of {self._root}; copy the picture, or add the folder "
-                "that it is in."
-            )
 
 
 def _require_most(changes: Changes, held: int, source: Source) -> None:
