@@ -80,7 +80,7 @@ def test_a_folder_that_is_reached_by_a_link_is_a_folder(root, tmp_path):
 def test_nothing_outside_is_looked_for(root, path):
     inside, path = Inside(root), path.format(root=root)
     for ask in (inside.real, inside.open):
-        with pytest.raises(ImageError, match="isn't inside|leads out|isn't UTF-8"):
+        with pytest.raises(ImageError, match=r"isn't inside|leads out|isn't UTF-8"):
             ask(path)
 
 

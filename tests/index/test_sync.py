@@ -12,7 +12,8 @@ from PIL import Image
 
 from modalloy.data.images import open_image
 from modalloy.errors import ConfigError, DataError, FeatureError
-from modalloy.index.sync import SyncConfig, head_of, made_by
+from modalloy.index.encoder_spec import head_of, made_by
+from modalloy.index.sync import SyncConfig
 from modalloy.index.thumbnails import LONGEST_SIDE, thumbnail_of
 
 
@@ -204,6 +205,17 @@ def test_a_caption_that_the_encoder_refuses_is_left_out_alone(folder):
     assert "0.png#1" not in (rows := rows_in(index)) and "0.png#0" in rows
     encoder.calls()
     assert bring(index, encoder, folder).changes == 0 and encoder.calls() == (0, 0)
+
+
+def test_captions_that_were_lost_are_embedded_again_by_rehashing(index, encoder, folder):
+    bring(index, encoder, folder)
+    before, _ = rows_in(index), encoder.calls()
+    index.commit(removed=["0.png#0"])
+    assert bring(index, encoder, folder).changes == 0
+    done = bring(index, encoder, folder, rehash=True)
+    assert (done.recaptioned, done.changes) == (1, 1) and encoder.calls() == (0, 1)
+    assert rows_in(index) == before
+    assert bring(index, encoder, folder, rehash=True).changes == 0
 
 
 class Failing(CountingEncoder):

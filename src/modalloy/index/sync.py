@@ -12,12 +12,12 @@ from modalloy.data.inside import Inside
 from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.encoders import Encoder
-from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError, DataError, ImageError
-from modalloy.index.base import Head, Index, Source
+from modalloy.index.base import Index, Source
 from modalloy.index.changes import Change, Changes, Kind, Picture, compare
 from modalloy.index.embedding import Ahead, Embedded, Embedding
-from modalloy.index.held import held_pictures, merged_kinds, table_of
+from modalloy.index.encoder_spec import made_by
+from modalloy.index.held import captions_without_rows, held_pictures, merged_kinds, table_of
 from modalloy.progress import BAR_FROM, track
 
 Read = Callable[[KnownFiles], tuple[Manifest, list[Reject]]]
@@ -45,7 +45,8 @@ class SyncConfig:
     workers: int | None = None
     """Threads that decode pictures; default: one a core, at most 4."""
     rehash: bool = False
-    """Read every byte of every picture again, instead of those alone whose size or time has changed."""
+    """Read every byte of every picture again, instead of those alone whose size or time has changed, and embed captions
+    that have no vector."""
     allow_removals: bool = False
     """Remove pictures from the index even where more than half of a source's pictures are gone."""
 
@@ -91,28 +92,6 @@ class Synced:
         return asdict(self)
 
 
-def head_of(encoder: Encoder) -> Head:
-    """What an empty index of an encoder's vectors says of itself.
-
-    Raises:
-        ConfigError: the encoder doesn't embed pictures and texts in one space.
-    """
-    missing = [modality for modality in MODALITIES if modality not in encoder.modalities]
-    if missing:
-        raise ConfigError(
-            f"{encoder.spec} encodes no {missing[0]}s, so it can't fill an index; choose a dual encoder, such as an "
-            "alloy (modalloy fuse)."
-        )
-    if encoder.dim("image") != encoder.dim("text"):
-        raise ConfigError(f"{encoder.spec} embeds pictures and texts in spaces of their own; choose a dual encoder.")
-    return Head(encoder.spec, {m: encoder.fingerprint(m) for m in MODALITIES}, encoder.dim("image"))
-
-
-def made_by(head: Head, encoder: Encoder) -> bool:
-    """Whether an index's vectors are the encoder's."""
-    return dict(head.fingerprints) == {modality: encoder.fingerprint(modality) for modality in encoder.modalities}
-
-
 def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: SyncConfig | None = None) -> Synced:
     """Brings the rows of one source to what it holds now. What is as it was isn't read, embedded or written.
 
@@ -143,7 +122,8 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
     root = manifest.root.resolve()
     source = replace(source, root=str(root))
     wanted, unusable = _wanted(manifest, source, files)
-    changes = compare(held, wanted)
+    lost = captions_without_rows(snapshot, source.name, held) if config.rehash else ()
+    changes = compare(held, wanted, lost)
     if not config.allow_removals:
         _require_most(changes, len(held), source)
     if source not in snapshot.head.sources:

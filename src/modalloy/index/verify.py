@@ -44,7 +44,8 @@ class Verification:
     captions: int
     """How many rows are captions'."""
     unembedded: int
-    """Captions that a picture lists and that have no row, as those that the encoder refused; no problem."""
+    """Captions that a picture lists and that have no row, as those that the encoder refused; no problem.
+    `modalloy index update --rehash` tries them again."""
     sampled: int
     """How many stored vectors were searched for."""
     recall: float | None
@@ -66,7 +67,7 @@ def verify_index(index: Index, *, files: bool = False, repair: bool = False, see
         index: what to look through; others may write to it meanwhile, unless it is repaired.
         files: also read each picture's file, compare it with the checksum, and decode it.
         repair: remove rows that belong to nothing, and all but one of those with the same id. The latter takes two
-            commits: after a crash between them, `modalloy index update` embeds what is missing.
+            commits: after a crash between them, `modalloy index update --rehash` embeds what is missing.
         seed: draws the sample.
 
     Raises:

@@ -13,8 +13,8 @@ from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.features.devices import require_devices
 from modalloy.index import Condition, Head, Index, Source, create_index, open_index, writer_lock
-from modalloy.index.encoder_spec import spec_at, spec_from
-from modalloy.index.sync import SyncConfig, Synced, head_of, made_by, sync
+from modalloy.index.encoder_spec import head_of, made_by, spec_at
+from modalloy.index.sync import SyncConfig, Synced, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change
 from modalloy.workflow.collections import DEMO, open_with_rejects
@@ -106,7 +106,7 @@ class Keeper:
         _require_collection(source)
         # Before the lock, which makes the folder.
         encoder = self._loaded(spec or self._usual_spec())
-        head = self._head_of(encoder)
+        head = head_of(encoder, self.location)
         with writer_lock(self.location):
             index = self._opened_or_made(head)
             _require_same(index, source)
@@ -199,7 +199,7 @@ class Keeper:
         )
 
     def _built_anew(self, index: Index, encoder: Encoder, source: Source) -> Updated:
-        head = replace(self._head_of(encoder), sources=index.head.sources).with_source(source)
+        head = replace(head_of(encoder, self.location), sources=index.head.sources).with_source(source)
         for each in head.sources:
             if not each.collection:
                 raise ConfigError(
@@ -226,10 +226,6 @@ class Keeper:
                 "(modalloy index build), or bring back what it was."
             )
         return encoder
-
-    def _head_of(self, encoder: Encoder) -> Head:
-        head = head_of(encoder)
-        return replace(head, spec=spec_from(head.spec, self.location))
 
     def _loaded(self, spec: str) -> Encoder:
         if spec not in self._encoders:

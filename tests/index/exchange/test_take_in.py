@@ -219,5 +219,5 @@ def test_the_index_of_an_import(tmp_path, folder):
     class Halved(Toy):
         modalities = ("image",)
 
-    with pytest.raises(ConfigError, match="name a dual encoder"):
+    with pytest.raises(ConfigError, match="choose a dual encoder"):
         index_of(str(tmp_path / "none"), Halved(1), path)

@@ -43,7 +43,10 @@ class Verify(Verb):
         what = f"{result['pictures']:,} pictures and {result['captions']:,} captions"
         console.print(Text(f"{result['index']}: {what} checked"), soft_wrap=True)
         if result["unembedded"]:
-            console.print(f"{result['unembedded']:,} more captions have no vector, as the encoder couldn't take them")
+            console.print(
+                f"{result['unembedded']:,} more captions have no vector: the encoder couldn't take them, or they "
+                "were lost; modalloy index update --rehash embeds them again"
+            )
         if result["recall"] is not None:
             console.print(f"recall@10 of the approximate search: {result['recall']:.3f} ({result['sampled']} searches)")
         if result["repaired"]:

@@ -12,9 +12,9 @@ import pyarrow as pa
 from modalloy.data.metadata import kind_of
 from modalloy.data.readers.extra_columns import ExtraColumns
 from modalloy.encoders import Encoder, Modality
-from modalloy.encoders.base import MODALITIES
 from modalloy.errors import CheckpointError, ConfigError, DataError, one_line
 from modalloy.index.base import Head, Index, Source
+from modalloy.index.encoder_spec import head_of, made_by
 from modalloy.index.exchange.checked_pair import Pair, own_pair, peer_pair
 from modalloy.index.exchange.faiss_index import read_faiss
 from modalloy.index.exchange.folder import head_of_folder
@@ -60,16 +60,14 @@ def index_of(location: str, encoder: Encoder, folder: str | Path) -> Index:
         ConfigError: the encoder doesn't embed pictures and texts in one space.
         DataError: there is no such folder.
     """
-    if set(MODALITIES) - set(encoder.modalities) or encoder.dim("image") != encoder.dim("text"):
-        raise ConfigError(f"{encoder.spec} doesn't embed pictures and texts in one space; name a dual encoder.")
-    head = Head(encoder.spec, {side: encoder.fingerprint(side) for side in MODALITIES}, encoder.dim("image"))
+    head = head_of(encoder, location)
     expected_head(Path(folder), head)
     try:
         index: Index = open_index(location)
     except CheckpointError:
         # Refuses where there is one, though a damaged one.
         return create_index(location, head)
-    if dict(index.head.fingerprints) != dict(head.fingerprints):
+    if not made_by(index.head, encoder):
         raise CheckpointError(
             f"{index.location} is an index of {index.head.spec}, not of {encoder.spec} as it is here; choose another."
         )
