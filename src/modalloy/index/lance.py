@@ -126,7 +126,12 @@ class LanceIndex:
             return self._newest
 
     def commit(self, rows: pa.Table | None = None, removed: Sequence[str] = (), head: Head | None = None) -> None:
-        """See `Index`."""
+        """See `Index`.
+
+        Raises:
+            ConfigError: the head is of another encoder, or another generation was switched to meanwhile.
+        """
+        self._refuse_if_overtaken()
         if head is not None:
             if (head.generation, head.fingerprints, head.dim) != (
                 self._head.generation,
@@ -153,6 +158,7 @@ class LanceIndex:
         """See `Index`. What readers of the last hour may hold stays."""
         from lancedb.index import BTree, HnswSq
 
+        self._refuse_if_overtaken()
         table = self._open_items(self._head)
         table.optimize(cleanup_older_than=_KEPT_FOR_READERS)
         indexed = {column for each in table.list_indices() for column in each.columns}
@@ -203,6 +209,11 @@ class LanceIndex:
         if _HEAD not in _tables(self._database):
             return True
         return _read_head(self._database, self.location)[0].generation < self._head.generation
+
+    def _refuse_if_overtaken(self) -> None:
+        """Refuses to write to a generation that is no more the one that counts."""
+        if not self._is_begun() and _items(_read_head(self._database, self.location)[0]) != self._items:
+            raise ConfigError(f"{self.location} has a newer generation by now; open it again.")
 
     def _create_items(self) -> None:
         self._database.create_table(self._items, schema=rows_schema(self._head.dim), mode="overwrite")
