@@ -72,7 +72,7 @@ class LanceSnapshot:
         if exact or matching <= self._exact_up_to or not self._indexed(modality):
             return best_of_blocks(queries, self._vectors(modality, within), k)
         found = [self._search_index(modality, query, k, sql_of(conditions)) for query in queries]
-        if min(len(each.ids) for each in found) < min(k, matching):
+        if any(len(each.ids) < min(k, matching) for each in found):
             # A graph can lose its way among rows that a condition excludes.
             return best_of_blocks(queries, self._vectors(modality, within), k)
         return found

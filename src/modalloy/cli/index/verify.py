@@ -30,11 +30,11 @@ class Verify(Verb):
         """See `Verb`."""
         from contextlib import nullcontext
 
-        from modalloy.index import open_index, writer_lock
+        from modalloy.index import open_index
         from modalloy.index.verify import verify_index
+        from modalloy.index.writing import index_to_change
 
-        index = open_index(options.index)
-        with writer_lock(options.index) if options.repair else nullcontext():
+        with index_to_change(options.index) if options.repair else nullcontext(open_index(options.index)) as index:
             result = verify_index(index, files=options.files, repair=options.repair, seed=options.seed)
         return {"index": index.location, **result.to_dict()}
 

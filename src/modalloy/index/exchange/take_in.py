@@ -23,6 +23,7 @@ from modalloy.index.exchange.pairs import CAPTION, IMAGE_PATH, NUMBER, Part
 from modalloy.index.opening import create_index, open_index
 from modalloy.index.row_checks import UNIT
 from modalloy.index.schema import COLUMNS, META, VECTOR, MetaKind, rows_schema
+from modalloy.index.source_name import check_source_name, source_name_of
 
 READERS = {"npy-parquet": read_npy_parquet, "faiss": read_faiss}
 """What can be taken in, and by what it is read."""
@@ -107,7 +108,7 @@ def take_in(
 
     Raises:
         CheckpointError: the vectors are another encoder's.
-        ConfigError: the kind is unknown.
+        ConfigError: the kind is unknown, or the name can't be a source's.
         DataError: the folder isn't of that kind, or its files don't fit each other or the index.
     """
     if kind not in READERS:
@@ -123,9 +124,11 @@ def take_in(
             folder,
             index.head.spec,
         )
+    # Without a collection: an update of it would find neither the captions nor which files are as they were.
     source = Source(
-        folder.name if name is None else name, str(images or folder), None, str(Path(images or folder).resolve())
+        source_name_of(folder.name) if name is None else name, "", None, str(Path(images or folder).resolve())
     )
+    check_source_name(source.name)
     sources = said.sources if said is not None else (source,)
     head = index.head
     for each in sources:
