@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from toy_index import DIM, toy_head, toy_rows, unit_vectors
@@ -100,6 +101,18 @@ def test_approximate_search_agrees_with_exact_search(tmp_path: Path) -> None:
     index.commit(toy_rows(["new"], queries[:1]), removed=["p5"])
     assert index.snapshot().search("image", queries[:1], 1)[0].ids == ["new"]
     assert index.snapshot().search("text", queries[:1], 1)[0].ids == []
+
+
+def test_pictures_without_vectors_get_no_graph(tmp_path: Path) -> None:
+    index = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=3)
+    rows = toy_rows([f"p{place}" for place in range(9)], unit_vectors(9), unit_vectors(9, seed=1))
+    without = [row | {"image_vector": None} for row in rows.to_pylist()]
+    index.commit(pa.Table.from_pylist(without, rows.schema))
+    index.optimize()
+    snapshot = index.snapshot()
+    assert not snapshot._indexed("image") and snapshot.search("image", unit_vectors(1), 2)[0].ids == []
+    assert len(snapshot.search("text", unit_vectors(1), 2)[0].ids) == 2
+    assert snapshot.search("image", unit_vectors(1)[:0], 2) == snapshot.search("text", unit_vectors(1)[:0], 2) == []
 
 
 def test_few_rows_that_satisfy_a_condition_are_all_found(tmp_path: Path) -> None:

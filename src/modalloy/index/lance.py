@@ -23,7 +23,7 @@ from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Head
 from modalloy.index.checks import fitting_rows, merged_metadata
 from modalloy.index.lance_snapshot import LanceSnapshot
-from modalloy.index.lance_sql import sql_of_ids
+from modalloy.index.lance_sql import rows_of_kind, sql_of_ids
 from modalloy.index.lock import is_uri
 from modalloy.index.schema import META, VECTOR, metadata_kinds, rows_schema
 
@@ -162,9 +162,12 @@ class LanceIndex:
         table = self._open_items(self._head)
         table.optimize(cleanup_older_than=_KEPT_FOR_READERS)
         indexed = {column for each in table.list_indices() for column in each.columns}
-        for column in VECTOR.values():
+        for modality, column in VECTOR.items():
+            # Counting vectors reads them all, so only where there can be enough and they have no graph yet.
+            if column in indexed or table.count_rows(rows_of_kind(modality)) <= self._exact_up_to:
+                continue
             rows = table.count_rows(f"`{column}` IS NOT NULL")
-            if rows > self._exact_up_to and column not in indexed:
+            if rows > self._exact_up_to:
                 partitions = self._approximate.partitions(rows)
                 table.create_index(column, config=HnswSq(distance_type="dot", num_partitions=partitions))
         if "id" not in indexed and table.count_rows() > self._exact_up_to:
