@@ -363,7 +363,7 @@ def carry_out(folder, step):
         path.rename(folder / step[2])
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(st.lists(edit, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_after_any_edits_an_update_is_as_good_as_a_new_build(tmp_path_factory, rounds):
     folder = tmp_path_factory.mktemp("edited")
