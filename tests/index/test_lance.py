@@ -190,3 +190,9 @@ def test_a_missing_or_damaged_index_is_named(tmp_path: Path, filled: LanceIndex)
         file.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="may be damaged"):
         open_index(filled.location).snapshot()
+
+
+def test_of_equal_scores_the_lower_id_comes_first(tmp_path: Path) -> None:
+    index, same = create_index(tmp_path / "index", toy_head()), unit_vectors(1).expand(3, -1)
+    index.commit(toy_rows(["b", "c", "a"], same))
+    assert index.snapshot().search("image", same[:1], 2)[0].ids == ["a", "b"]
