@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
@@ -11,17 +12,18 @@ PINS := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench pins clean
+.PHONY: help demo test lint format bench docs pins clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  PYTHON=python3.12 names the interpreter (3.11 or newer), ARGS="..." is passed on to the command.'
+	@echo '  PYTHON=python3.12 names the interpreter (3.11 or newer), ARGS="..." is passed on to the command,'
+	@echo '  WORKERS=4 lets the tests run in so many processes (2 unless told; each takes some 2 GB).'
 
 demo: $(VENV)/.demo-installed  ## train, evaluate and search on the demo set (some 6 minutes on two cores, after the install)
 	@$(BIN)/modalloy demo $(ARGS)
 
 test: $(VENV)/.dev-installed  ## run every test, doctests included; e.g. ARGS="-k gallery"
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev-installed  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -36,11 +38,14 @@ format: $(VENV)/.dev-installed  ## mend what ruff can mend
 bench: $(VENV)/.dev-installed  ## measure speed against the references
 	@for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each $(ARGS) || exit 1; done
 
+docs: $(VENV)/.dev-installed  ## build the documentation into site/; ARGS=serve shows it in a browser as you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+
 pins: $(VENV)/.dev-installed  ## write the versions installed in .venv to constraints.txt
 	$(BIN)/python scripts/pins.py constraints.txt
 
 clean:  ## remove .venv and every cache; runs/ and features/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/.demo-installed: EXTRAS := demo

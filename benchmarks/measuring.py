@@ -44,12 +44,12 @@ def clock_of(device: str) -> Callable[[], float]:
     return synchronised
 
 
-def resident(field: str) -> int:
-    """Memory of this process in KiB: VmRSS is what it holds now, VmHWM the most it held (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident(field: str, process: int | str = "self") -> int:
+    """Memory of a process in KiB: VmRSS is what it holds now, VmHWM the most it held (Linux)."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")
+    raise OSError(f"/proc/{process}/status has no {field}")
 
 
 def added_peak(work: Step, device: str = "cpu") -> float:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from doc_examples import blocks
 
 import modalloy
 from modalloy.cli.main import VERBS
@@ -22,8 +23,8 @@ def test_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(modalloy, "demo_manifest", lambda: few_manifest, raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(whole.absolute(few[0]), tmp_path / "picture.png")
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    exec(compile(example, "README.md", "exec"), {})
+    (example,) = blocks(ROOT / "README.md", "python")
+    exec(compile(example.code, "README.md", "exec"), {})
     assert "Hit(" in capsys.readouterr().out
     assert (tmp_path / "runs/alloy/config.json").exists()
 
@@ -36,8 +37,3 @@ def test_every_verb_is_listed():
 def test_the_tree_names_every_folder():
     folders = {path.parent.name for path in (ROOT / "src/modalloy").glob("*/__init__.py")}
     assert folders == set(re.findall(r"^  (\w+)/ ", README, flags=re.M))
-
-
-def test_linked_files_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target

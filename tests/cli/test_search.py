@@ -83,6 +83,10 @@ def test_explanations_are_columns(capsys, finished_run, tiny_manifest):
     assert all(part in "".join(out.split()) for part in ("offused", "by[b]acat", "standard"))
 
 
+def test_what_is_unwanted_counts_half_unless_told_otherwise(capsys, finished_run):
+    assert answer(capsys, finished_run, "a dog", "--without", "a cat")["query"] == "+1 a dog, -0.5 a cat"
+
+
 def test_one_input_can_be_ranked_by_alone(capsys, finished_run):
     explained = answer(capsys, finished_run, "a red telephone", "--explain")
     (name,) = set(explained["hits"][0]["contributions"]) - {"fused"}

@@ -13,6 +13,7 @@ BUCKET = "pictures"
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Gives the URI of an empty bucket, which the usual variables of the environment lead to."""
     import boto3
+    import httpx
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -28,6 +29,8 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             "AWS_REGION": "us-east-1",
         }.items():
             monkeypatch.setenv(name, value)
+        # What an earlier server of this process held is still there.
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
     finally:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from modalloy.search import Part, Reranker
 
 _DEFAULT = "index"
+# As much as what is wanted, it would lead to what is merely unlike it.
+_UNWANTED = 0.5
 
 
 class Search(Verb):
@@ -46,7 +48,8 @@ class Search(Verb):
             nargs="+",
             type=float,
             default=[],
-            help="how much each part counts, in the order words, --image, --like, each of --without; default: 1",
+            help="how much each part counts, in the order words, --image, --like, each of --without; "
+            f"default: 1, and {_UNWANTED} of what is unwanted",
         )
         add(
             "--where",
@@ -146,10 +149,11 @@ def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":
     ]
     if len(given) == len(options.without):
         raise ConfigError("give what to search by: words, --image or --like.")
-    weights = options.weight or [1.0] * len(given)
+    unwanted = len(options.without)
+    weights = options.weight or [1.0] * (len(given) - unwanted) + [_UNWANTED] * unwanted
     if len(weights) != len(given) or min(weights) <= 0:
         raise ConfigError(f"--weight takes a number above 0 for each of {len(given)} parts, got {weights}.")
-    signs = [1] * (len(given) - len(options.without)) + [-1] * len(options.without)
+    signs = [1] * (len(given) - unwanted) + [-1] * unwanted
     return tuple(Part(**each, weight=sign * w) for each, sign, w in zip(given, signs, weights, strict=True))
 
 

@@ -6,6 +6,7 @@ is written meanwhile.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
@@ -13,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalloy.encoders import Fingerprint, Modality
-from modalloy.errors import CheckpointError, one_line
+from modalloy.errors import CheckpointError, FeatureError, one_line
 from modalloy.index.condition import Condition
 from modalloy.index.schema import MetaKind
 
 FORMAT = "modalloy-index-1"
+_LONGEST = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,44 @@ class Head:
         Raises:
             CheckpointError: it isn't an index's, or of another format.
         """
-        if value.get("format") != FORMAT:
-            raise CheckpointError(f"{where} isn't an index: expected {FORMAT!r}, got {value.get('format')!r}.")
+        if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+            got = repr(value.get("format")) if isinstance(value, Mapping) else "something else"
+            raise CheckpointError(f"{where} isn't an index: expected {FORMAT!r}, got {got}.")
         try:
             return cls(
-                spec=value["spec"],
+                spec=_text(value["spec"], "spec"),
                 fingerprints={side: Fingerprint.from_dict(made_by) for side, made_by in value["fingerprints"].items()},
-                dim=int(value["dim"]),
-                sources=tuple(Source(**source) for source in value["sources"]),
-                generation=int(value["generation"]),
+                dim=_whole(value["dim"], "dim", 1, _LONGEST),
+                sources=tuple(_source(source) for source in value["sources"]),
+                generation=_whole(value["generation"], "generation", 0, 2**31),
             )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{where} doesn't describe an index ({one_line(error)}); build it again.") from error
+        except (LookupError, TypeError, ValueError, AttributeError, FeatureError) as error:
+            raise CheckpointError(
+                f"{where} doesn't describe an index ({one_line(error)}); make it anew (modalloy index build)."
+            ) from error
+
+
+def _source(value: Mapping[str, Any]) -> Source:
+    """Refuses what isn't ours, since an index may come from a stranger."""
+    for name in ("name", "collection", "root") if value["images"] is None else ("name", "collection", "root", "images"):
+        if ".." in PurePath(_text(value[name], name)).parts:
+            raise ValueError(f"a source's {name} is {value[name]!r}, with '..'")
+    source = Source(**value)
+    if source.root and not PurePath(source.root).is_absolute():
+        raise ValueError(f"a source's root must be absolute, got {source.root!r}")
+    return source
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
+    return value
+
+
+def _whole(value: Any, name: str, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
+    return value
 
 
 class Found(NamedTuple):

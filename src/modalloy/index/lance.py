@@ -8,8 +8,7 @@ LanceDB makes each commit to a table a version, all or nothing, and keeps earlie
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,8 +21,10 @@ from modalloy.files import sha256_of_text
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Head
 from modalloy.index.checks import fitting_rows, merged_metadata
+from modalloy.index.lance_errors import guarded, storage_errors
 from modalloy.index.lance_snapshot import LanceSnapshot
 from modalloy.index.lance_sql import rows_of_kind, sql_of_ids
+from modalloy.index.lance_table import age_kept, is_made, readable
 from modalloy.index.lock import is_uri
 from modalloy.index.schema import META, VECTOR, metadata_kinds, rows_schema
 
@@ -35,6 +36,8 @@ _HEAD = "head"
 _HEAD_SCHEMA = pa.schema([("head", pa.string())])
 _SQL_TYPES = {"text": "string", "number": "double", "truth": "boolean"}
 _KEPT_FOR_READERS = timedelta(hours=1)
+# LanceDB keeps what it knows of each version that was ever read until this is full, by default at 1 GiB.
+_METADATA_CACHE = 8 * 2**20
 # There are as many as generations that nobody has forgotten yet.
 _MOST_TABLES = 10_000
 
@@ -78,12 +81,13 @@ class LanceIndex:
             ConfigError: there is one already.
         """
         location, database = _connect(location)
-        if _HEAD in _tables(database):
-            raise ConfigError(f"{location} is an index already; add to it, or choose another place.")
-        index = cls(location, database, head, **options)
-        index._create_items()
-        # Last, so that what is killed before isn't an index yet.
-        index._write_head()
+        with storage_errors(location):
+            if is_made(database, _HEAD):
+                raise ConfigError(f"{location} is an index already; add to it, or choose another place.")
+            index = cls(location, database, head, **options)
+            index._create_items()
+            # Last, so that what is killed before isn't an index yet.
+            index._write_head()
         return index
 
     @classmethod
@@ -102,8 +106,9 @@ class LanceIndex:
                 f"{location} holds no index: there is no such folder; `modalloy index build` makes one."
             )
         location, database = _connect(location)
-        if _HEAD not in _tables(database):
-            raise CheckpointError(f"{location} holds no index; `modalloy index build` makes one.")
+        with storage_errors(location):
+            if not is_made(database, _HEAD):
+                raise CheckpointError(f"{location} holds no index; `modalloy index build` makes one.")
         return cls(location, database, _read_head(database, location)[0], **options)
 
     @property
@@ -111,6 +116,7 @@ class LanceIndex:
         """What the generation that this writes to says of itself."""
         return self._head
 
+    @guarded
     def snapshot(self) -> LanceSnapshot:
         """See `Index`. The same object as before if nothing was committed meanwhile."""
         with self._lock:
@@ -122,9 +128,10 @@ class LanceIndex:
             version = head_version << 32 | table.version
             if self._newest is None or self._newest.version != version:
                 table.checkout(table.version)
-                self._newest = LanceSnapshot(head, version, table, self._approximate, self._exact_up_to)
+                self._newest = LanceSnapshot(self.location, head, version, table, self._approximate, self._exact_up_to)
             return self._newest
 
+    @guarded
     def commit(self, rows: pa.Table | None = None, removed: Sequence[str] = (), head: Head | None = None) -> None:
         """See `Index`.
 
@@ -149,18 +156,21 @@ class LanceIndex:
             gone = set(removed) - set(rows["id"].to_pylist())
             if gone:
                 merge = merge.when_not_matched_by_source_delete(sql_of_ids(sorted(gone)))
-            # Rows have either an image's vector or a text's, and "null" leaves the other one as it is: absent.
-            merge.execute(rows, on_bad_vectors="null")
+            with readable(table):
+                # Rows have either an image's vector or a text's, and "null" leaves the other one as it is: absent.
+                merge.execute(rows, on_bad_vectors="null")
         elif removed:
             table.delete(sql_of_ids(removed))
 
+    @guarded
     def optimize(self) -> None:
         """See `Index`. What readers of the last hour may hold stays."""
         from lancedb.index import BTree, HnswSq
 
         self._refuse_if_overtaken()
         table = self._open_items(self._head)
-        table.optimize(cleanup_older_than=_KEPT_FOR_READERS)
+        with readable(table, every_file=True):
+            table.optimize(cleanup_older_than=age_kept(table, _KEPT_FOR_READERS))
         indexed = {column for each in table.list_indices() for column in each.columns}
         for modality, column in VECTOR.items():
             # Counting vectors reads them all, so only where there can be enough and they have no graph yet.
@@ -175,6 +185,7 @@ class LanceIndex:
         if not self._is_begun():
             self._forget_others()
 
+    @guarded
     def begin(self, head: Head) -> Self:
         """The next generation, beside the one that counts, and with what an interrupted attempt at it already holds.
 
@@ -189,10 +200,11 @@ class LanceIndex:
             approximate=self._approximate,
             exact_up_to=self._exact_up_to,
         )
-        if beside._items not in _tables(self._database):
+        if not is_made(self._database, beside._items):
             beside._create_items()
         return beside
 
+    @guarded
     def switch(self) -> None:
         """Makes the generation that `begin` gave the one that counts, at once.
 
@@ -209,7 +221,7 @@ class LanceIndex:
 
     def _is_begun(self) -> bool:
         """Whether this writes to a generation that doesn't count yet."""
-        if _HEAD not in _tables(self._database):
+        if not is_made(self._database, _HEAD):
             return True
         return _read_head(self._database, self.location)[0].generation < self._head.generation
 
@@ -227,8 +239,7 @@ class LanceIndex:
         self._database.create_table(_HEAD, row, mode="overwrite")
 
     def _open_items(self, head: Head) -> "Table":
-        with _damage(self.location):
-            return self._database.open_table(_items(head))
+        return self._database.open_table(_items(head))
 
     def _forget_others(self) -> None:
         """Drops the tables of other generations, once nobody can be reading them any more."""
@@ -248,8 +259,8 @@ def _connect(location: str | Path) -> tuple[str, "DBConnection"]:
     import lancedb
 
     location = str(location) if is_uri(str(location)) else str(Path(location).resolve())
-    with _damage(location):
-        return location, lancedb.connect(location)
+    with storage_errors(location):
+        return location, lancedb.connect(location, session=lancedb.Session(metadata_cache_size_bytes=_METADATA_CACHE))
 
 
 def _tables(database: "DBConnection") -> list[str]:
@@ -263,25 +274,15 @@ def _items(head: Head) -> str:
 
 
 def _read_head(database: "DBConnection", location: str) -> tuple[Head, int]:
-    with _damage(location):
+    with storage_errors(location):
         table = database.open_table(_HEAD)
         written = table.to_arrow()["head"].to_pylist()
     try:
         return Head.from_dict(json.loads(written[0]), location), table.version
-    except (IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{location} doesn't describe an index ({one_line(error)}); build it again.") from None
-
-
-@contextmanager
-def _damage(location: str) -> Iterator[None]:
-    """Turns what LanceDB says of missing and damaged files into an error of ours."""
-    try:
-        yield
-    # Rust's errors arrive as RuntimeError, ValueError or OSError.
-    except (RuntimeError, ValueError, OSError) as error:
+    except (IndexError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{location} can't be read as an index ({one_line(error)}); it may be damaged, or its storage out of reach."
-        ) from error
+            f"{location} doesn't describe an index ({one_line(error)}); make it anew (modalloy index build)."
+        ) from None
 
 
 def _fitting(rows: pa.Table, table: "Table", dim: int) -> pa.Table:

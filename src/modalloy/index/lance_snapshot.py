@@ -18,6 +18,7 @@ from modalloy.index.base import Found, Head
 from modalloy.index.checks import check_queries
 from modalloy.index.condition import Condition, check_condition
 from modalloy.index.exact import best_of_blocks, best_rows
+from modalloy.index.lance_errors import guarded, storage_errors
 from modalloy.index.lance_sql import rows_of_kind, sql_of, sql_of_ids
 from modalloy.index.schema import VECTOR, MetaKind, metadata_kinds
 
@@ -33,6 +34,7 @@ class LanceSnapshot:
     """See `Snapshot`. Small collections, and the few rows that a condition leaves, are searched exactly.
 
     Args:
+        location: of the index, for messages.
         head: what the index says of itself.
         version: of this state.
         table: a handle of its own, checked out at that version.
@@ -41,19 +43,27 @@ class LanceSnapshot:
     """
 
     def __init__(
-        self, head: Head, version: int, table: "Table", approximate: ApproximateConfig, exact_up_to: int = EXACT_UP_TO
+        self,
+        location: str,
+        head: Head,
+        version: int,
+        table: "Table",
+        approximate: ApproximateConfig,
+        exact_up_to: int = EXACT_UP_TO,
     ) -> None:
-        self.head, self.version = head, version
+        self.location, self.head, self.version = location, head, version
         self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
         self._lock = threading.Lock()
         self._held: dict[Modality, tuple[list[str], Tensor]] = {}
         self._places: dict[str, int] = {}
 
     @cached_property
+    @guarded
     def metadata(self) -> Mapping[str, MetaKind]:
         """The users' fields and their kinds."""
         return metadata_kinds(self._table.schema)
 
+    @guarded
     def search(
         self,
         modality: Modality,
@@ -79,6 +89,7 @@ class LanceSnapshot:
             return best_of_blocks(queries, self._vectors(modality, within), k)
         return found
 
+    @guarded
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """See `Snapshot`."""
         wanted = list(dict.fromkeys(["id", *columns]))
@@ -90,6 +101,7 @@ class LanceSnapshot:
             parts.append(pa.Table.from_batches(self._batches(wanted, sql_of_ids(others)), self._schema(wanted)))
         if places:
             parts.append(self._table.take_row_ids(list(places.values())).select(wanted).to_arrow().select(wanted))
+            parts[-1].validate(full=True)
         found = pa.concat_tables(parts)
         place_of = {id: place for place, id in enumerate(found["id"].to_pylist())}
         return found.take(pa.array([place_of[id] for id in ids if id in place_of], pa.int64())).select(list(columns))
@@ -105,6 +117,7 @@ class LanceSnapshot:
         conditions = [check_condition(condition, self.metadata) for condition in where]
         yield from self._batches(columns, sql_of(conditions), limit, offset)
 
+    @guarded
     def count(self, where: Sequence[Condition] = ()) -> int:
         """See `Snapshot`."""
         return int(self._table.count_rows(sql_of([check_condition(each, self.metadata) for each in where])))
@@ -182,14 +195,18 @@ class LanceSnapshot:
     ) -> Iterator[pa.RecordBatch]:
         if limit == 0:  # which LanceDB takes for no limit
             return
-        query = self._table.search().select(list(columns))
-        if where is not None:
-            query = query.where(where)
-        if limit is not None:
-            query = query.limit(limit)
-        if offset:
-            query = query.offset(offset)
-        yield from query.to_batches(_BLOCK)
+        with storage_errors(self.location):
+            query = self._table.search().select(list(columns))
+            if where is not None:
+                query = query.where(where)
+            if limit is not None:
+                query = query.limit(limit)
+            if offset:
+                query = query.offset(offset)
+            for batch in query.to_batches(_BLOCK):
+                # LanceDB has no checksums: of damaged texts and lists this is all that tells.
+                batch.validate(full=True)
+                yield batch
 
     def _schema(self, columns: Sequence[str]) -> pa.Schema:
         return pa.schema([self._table.schema.field(column) for column in columns])

@@ -49,7 +49,7 @@ class List(Verb):
         size = "" if result["bytes"] is None else f", {result['bytes'] / 2**20:,.1f} MiB"
         for line in (
             f"{result['index']}: {result['pictures']:,} pictures, {result['captions']:,} captions{size}",
-            f"made by {result['encoder']}, generation {result['generation']}, version {result['version']}",
+            f"made by {result['encoder']}, generation {result['generation']}",
             *(
                 f"source {source['name']!r}: {source['pictures']:,} pictures of {source['collection'] or 'unknown'}"
                 for source in result["sources"]

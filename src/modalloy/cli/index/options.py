@@ -73,7 +73,7 @@ def keeper_of(options: Namespace) -> "Keeper":
 
 def show_updated(result: dict[str, Any], console: Console) -> None:
     """Prints what became of an index."""
-    console.print(Text(f"{result['index']}: made by {result['encoder']}, version {result['version']}"), soft_wrap=True)
+    console.print(Text(f"{result['index']}: made by {result['encoder']}"), soft_wrap=True)
     table = Table("source", *_COUNTS)
     for source in result["sources"]:
         table.add_row(Text(source["source"] or source["collection"]), *(f"{source[count]:,}" for count in _COUNTS))

@@ -125,10 +125,9 @@ def take_in(
             index.head.spec,
         )
     # Without a collection: an update of it would find neither the captions nor which files are as they were.
-    source = Source(
-        source_name_of(folder.name) if name is None else name, "", None, str(Path(images or folder).resolve())
-    )
-    check_source_name(source.name)
+    name = source_name_of(folder.name) if name is None else name
+    check_source_name(name)
+    source = Source(name, "", None, str(Path(images or folder).resolve()))
     sources = said.sources if said is not None else (source,)
     head = index.head
     for each in sources:
