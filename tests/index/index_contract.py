@@ -128,6 +128,21 @@ class IndexContract(SnapshotContract):
         assert held.rows(NAMES[:1], ["id"]).num_rows == 1
         assert sorted(held.search("image", queries[:1], COUNT)[0].ids) == NAMES
 
+    def test_who_opened_it_before_a_switch_writes_nothing_any_more(self, store: Store, empty: Index) -> None:
+        late, beside = empty.begin(toy_head("2")), empty.begin(toy_head("1"))
+        beside.switch()
+        for write in (
+            lambda: empty.commit(toy_rows(["a"], unit_vectors(1))),
+            lambda: empty.commit(removed=["a"]),
+            lambda: empty.commit(head=empty.head),
+            # Another one's attempt at the same generation.
+            lambda: late.commit(head=late.head),
+        ):
+            with pytest.raises(ConfigError, match="newer generation by now; open it again"):
+                write()
+        now = store.open().snapshot()
+        assert now.head.fingerprints == toy_head("1").fingerprints and now.count() == 0
+
     def test_readers_see_commits_whole(self, store: Store, empty: Index) -> None:
         """Each commit replaces a pair of rows, whose years must always agree."""
         wrong, seen, done = list[Any](), set[float](), threading.Event()

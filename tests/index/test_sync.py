@@ -12,7 +12,8 @@ from PIL import Image
 
 from modalloy.data.images import open_image
 from modalloy.errors import ConfigError, DataError, FeatureError
-from modalloy.index.sync import SyncConfig, head_of, made_by
+from modalloy.index.encoder_spec import head_of, made_by
+from modalloy.index.sync import SyncConfig
 from modalloy.index.thumbnails import LONGEST_SIDE, thumbnail_of
 
 
@@ -206,6 +207,17 @@ def test_a_caption_that_the_encoder_refuses_is_left_out_alone(folder):
     assert bring(index, encoder, folder).changes == 0 and encoder.calls() == (0, 0)
 
 
+def test_captions_that_were_lost_are_embedded_again_by_rehashing(index, encoder, folder):
+    bring(index, encoder, folder)
+    before, _ = rows_in(index), encoder.calls()
+    index.commit(removed=["0.png#0"])
+    assert bring(index, encoder, folder).changes == 0
+    done = bring(index, encoder, folder, rehash=True)
+    assert (done.recaptioned, done.changes) == (1, 1) and encoder.calls() == (0, 1)
+    assert rows_in(index) == before
+    assert bring(index, encoder, folder, rehash=True).changes == 0
+
+
 class Failing(CountingEncoder):
     """Fails once it has embedded some pictures."""
 
@@ -351,7 +363,7 @@ def carry_out(folder, step):
         path.rename(folder / step[2])
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(st.lists(edit, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_after_any_edits_an_update_is_as_good_as_a_new_build(tmp_path_factory, rounds):
     folder = tmp_path_factory.mktemp("edited")

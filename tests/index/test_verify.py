@@ -139,3 +139,29 @@ def test_examples_are_few():
     (finding,) = findings.all
     assert (finding.count, len(finding.examples)) == (100, EXAMPLES)
     assert finding.to_dict()["mend"].startswith("modalloy index remove it")
+
+
+def test_a_link_that_leads_out_of_its_folder_is_named_and_not_opened(tmp_path, rows):
+    file = tmp_path / "sub" / "0.png"
+    file.rename(outside := tmp_path.parent / "outside.png")
+    file.symlink_to(outside)
+    assert found(Holding(head(tmp_path), rows), files=True) == {"path out of its folder": ["sub:0.png"]}
+
+
+def test_a_row_that_belongs_to_nothing_is_not_kept_because_it_is_there_twice(tmp_path, rows):
+    orphans = [row for row in rows if row["picture_id"] != "sub:1.png" or row["id"] == "sub:1.png#0"]
+    index = Holding(head(tmp_path), [*orphans, next(row for row in rows if row["id"] == "sub:1.png#0")])
+    assert verify_index(index, repair=True).repaired == 2 and found(index) == {}
+
+
+class Scaled(MemorySnapshot):
+    """Finds the right rows by wrong scores, as of vectors that were stored otherwise."""
+
+    def search(self, modality, queries, k, where=(), exact=False):
+        return [Found(one.ids, [2 * score for score in one.scores]) for one in super().search(modality, queries, k)]
+
+
+def test_scores_that_are_wrong_are_named(tmp_path):
+    index = Holding(head(tmp_path), [])
+    index._now = Scaled(head(tmp_path), 1, table_of(picture_rows(tmp_path, 5, 0)).to_pylist(), rows_schema(DIM, KINDS))
+    assert [finding.kind for finding in verify_index(index).findings] == ["not found by itself"]

@@ -1,15 +1,20 @@
 """A run's index, made of stored features: what is in it, and what becomes of an earlier or damaged one."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from toy_encoders import Toy, toy_pairs
 
+from modalloy.data import Manifest
+from modalloy.data.known_files import KnownFiles
+from modalloy.data.metadata import Metadata
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.index import Source, open_index
 from modalloy.index.encoder_spec import spec_at, spec_from
+from modalloy.index.held import held_pictures
 from modalloy.search import Part, Query, Searcher
 from modalloy.search.columns import vectors_in
 from modalloy.workflow import index as indexing
@@ -62,6 +67,30 @@ def test_a_picture_that_is_gone_since_its_features_were_made_has_no_looks(collec
     assert searcher.snapshot.rows(["2"], columns).to_pylist() == [dict.fromkeys(columns)]
 
 
+def test_a_picture_that_is_another_since_its_features_were_made_is_found_by_an_update(collection, tmp_path):
+    collection.store(Toy(1), "image")
+    Image.new("RGB", (9, 9)).save(collection.manifest.absolute(collection.manifest[2]))
+    searcher = index(Toy(1), collection, tmp_path / "run")
+    (row,) = searcher.snapshot.rows(["2"], ["sha256", "bytes", "modified_ns", "thumbnail"]).to_pylist()
+    assert row == {"sha256": collection.manifest[2].sha256, "bytes": None, "modified_ns": None, "thumbnail": None}
+
+
+def test_what_is_known_of_pictures_is_kept(collection, tmp_path):
+    known = [Metadata({"year": 2000.0 + number} if number % 2 else {}) for number in range(7)]
+    items = [replace(item, metadata=fields) for item, fields in zip(collection.manifest, known, strict=True)]
+    described = replace(collection, manifest=Manifest(collection.manifest.root, tuple(items)))
+    snapshot = index(Toy(1), described, tmp_path / "run").snapshot
+    found = snapshot.rows(["1", "1#0", "2"], ["meta_year"])["meta_year"].to_pylist()
+    assert found == [2001.0, 2001.0, None] and snapshot.metadata == {"year": "number"}
+
+
+def test_an_update_of_a_runs_index_embeds_nothing(collection, tmp_path):
+    searcher = index(Toy(1), collection, tmp_path / "run")
+    states = held_pictures(searcher.snapshot, "")
+    for item in collection.manifest:
+        assert states[item.id].file == KnownFiles().look(collection.manifest.root, item.path)
+
+
 def test_made_again_it_is_that_of_the_new_encoder_and_readers_see_old_or_new(collection, tmp_path):
     old = index(Toy(1), collection, tmp_path / "run")
     few = Collection(collection.manifest[:5], tmp_path / "few", collection.extraction)
@@ -102,7 +131,7 @@ def test_a_damaged_one_is_made_anew(collection, tmp_path):
 def test_an_encoder_of_one_side_is_refused(collection, tmp_path):
     toy = Toy(1)
     toy.modalities = ("image",)
-    with pytest.raises(ConfigError, match="encodes only images"):
+    with pytest.raises(ConfigError, match="encodes no texts"):
         index(toy, collection, tmp_path / "run")
 
 

@@ -112,6 +112,19 @@ def test_another_collection_is_not_built_over_an_index(keeper, folder, location,
     assert set(rows(location)) == {*before, "x:0.png"}
 
 
+def test_a_collection_is_not_held_twice(keeper, folder, location):
+    keeper.build(str(folder), spec="counting-a")
+    with pytest.raises(ConfigError, match="already, as its source ''; a picture would be found twice"):
+        keeper.add(f"{folder}/", name="again")
+    assert keeper.add(str(folder), name="").sources[0].changes == 0
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/pictures", "https://example.org/cat.png"])
+def test_a_collection_behind_a_uri_is_refused(keeper, uri):
+    with pytest.raises(ConfigError, match="of this machine"):
+        keeper.build(uri, spec="counting-a")
+
+
 @pytest.mark.parametrize("name", ["a/b", "a:b", "..", "#", "a b"])
 def test_names_that_no_source_can_have(name, tmp_path):
     with pytest.raises(ConfigError, match="a source is named with letters"):

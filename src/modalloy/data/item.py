@@ -94,6 +94,19 @@ def check_path(path: str) -> None:
         raise DataError(f"the path {path!r} isn't UTF-8; rename the file.")
 
 
+def is_path(path: str | None) -> bool:
+    """Whether `check_path` lets a path pass.
+
+    >>> is_path("sub/cat.png"), is_path("../cat.png"), is_path(None)
+    (True, False, False)
+    """
+    try:
+        check_path(path or "")
+    except DataError:
+        return False
+    return True
+
+
 def caption_problem(caption: str) -> str | None:
     """What keeps a text from being a caption ("is blank", "isn't UTF-8"), or None."""
     if not caption.strip():

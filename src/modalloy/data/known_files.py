@@ -16,9 +16,9 @@ _TICK_NS = 20_000_000
 class FileState(NamedTuple):
     """A file's content in short, and by what a change of it is noticed."""
 
-    bytes: int
-    """Its size; of a picture in a tar, the member's."""
-    modified_ns: int
+    bytes: int | None
+    """Its size; of a picture in a tar, the member's. None, like the time, of a file that wasn't looked at."""
+    modified_ns: int | None
     """When it was last modified, in ns since 1970; of a picture in a tar, the tar."""
     sha256: str
     """Of its bytes, as 64 hexadecimal digits."""

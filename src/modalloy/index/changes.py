@@ -4,7 +4,7 @@ A picture's vector depends on its content alone, and a caption's on its text. So
 index has them: a renamed file costs nothing, and a new caption is embedded by itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,7 +76,7 @@ class Changes:
     """How many pictures are as they were."""
 
 
-def compare(held: Mapping[str, Picture], wanted: Iterable[Picture]) -> Changes:
+def compare(held: Mapping[str, Picture], wanted: Iterable[Picture], lost_captions: Container[str] = ()) -> Changes:
     """What changes `held` to `wanted`.
 
     >>> cat = Picture("cat.png", "cat.png", FileState(9, 1, "0" * 64), "train", ("A cat.",))
@@ -89,6 +89,7 @@ def compare(held: Mapping[str, Picture], wanted: Iterable[Picture]) -> Changes:
     Args:
         held: what the index holds of one source, by id.
         wanted: the source as it is now.
+        lost_captions: captions of `held` that have no row, by their ids, and are to be embedded.
     """
     by_content = {picture.file.sha256: picture.id for picture in held.values()}
     changed, ids, contents = [], set[str](), set[str]()
@@ -96,29 +97,34 @@ def compare(held: Mapping[str, Picture], wanted: Iterable[Picture]) -> Changes:
         ids.add(picture.id)
         contents.add(picture.file.sha256)
         own = held.get(picture.id)
-        if own != picture:
-            changed.append(_change(picture, own, held, by_content))
+        if own != picture or any(id in lost_captions for id in picture.caption_ids):
+            changed.append(_change(picture, own, held, by_content, lost_captions))
     gone = tuple(id for id in held if id not in ids)
     lost = sum(held[id].file.sha256 not in contents for id in gone)
     return Changes(tuple(changed), gone, lost, len(ids) - len(changed))
 
 
 def _change(
-    picture: Picture, own: Picture | None, held: Mapping[str, Picture], by_content: Mapping[str, str]
+    picture: Picture,
+    own: Picture | None,
+    held: Mapping[str, Picture],
+    by_content: Mapping[str, str],
+    lost_captions: Container[str],
 ) -> Change:
     same = own is not None and own.file.sha256 == picture.file.sha256
     donor = picture.id if same else by_content.get(picture.file.sha256)
     known: dict[str, str] = {}
     for source in (own, held.get(donor or "")):
         if source is not None:
-            known |= zip(source.captions, source.caption_ids, strict=True)
+            captions = zip(source.captions, source.caption_ids, strict=True)
+            known |= {caption: id for caption, id in captions if id not in lost_captions}
     texts = tuple(known.get(caption) for caption in picture.captions)
-    return Change(picture, _kind(picture, own, donor), donor, texts)
+    return Change(picture, _kind(picture, own, donor, texts), donor, texts)
 
 
-def _kind(picture: Picture, own: Picture | None, donor: str | None) -> Kind:
+def _kind(picture: Picture, own: Picture | None, donor: str | None, texts: tuple[str | None, ...]) -> Kind:
     if donor is None:
         return "new" if own is None else "changed"
     if own is None or donor != own.id:
         return "moved"
-    return "touched" if own.captions == picture.captions else "recaptioned"
+    return "touched" if own.captions == picture.captions and None not in texts else "recaptioned"

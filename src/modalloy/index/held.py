@@ -37,6 +37,19 @@ def held_pictures(snapshot: Snapshot, source: str) -> dict[str, Picture]:
     return held
 
 
+def captions_without_rows(snapshot: Snapshot, source: str, held: Mapping[str, Picture]) -> set[str]:
+    """The ids of a source's captions that have no row: the encoder refused them, or they were lost.
+
+    Args:
+        snapshot: of the index.
+        source: the source's name.
+        held: its pictures, by id.
+    """
+    where = [Condition("source", "=", source), Condition("modality", "=", "text")]
+    present = {id for batch in snapshot.scan(["id"], where) for id in batch["id"].to_pylist()}
+    return {id for picture in held.values() for id in picture.caption_ids if id not in present}
+
+
 def rows_of(picture: Picture, source: str, image: Mapping[str, Any], texts: Sequence[Any]) -> list[dict[str, Any]]:
     """A picture's row and those of its captions.
 

@@ -23,7 +23,7 @@ from modalloy.index.base import Head
 from modalloy.index.checks import fitting_rows, merged_metadata
 from modalloy.index.lance_errors import guarded, storage_errors
 from modalloy.index.lance_snapshot import LanceSnapshot
-from modalloy.index.lance_sql import sql_of_ids
+from modalloy.index.lance_sql import rows_of_kind, sql_of_ids
 from modalloy.index.lance_table import age_kept, is_made, readable
 from modalloy.index.lock import is_uri
 from modalloy.index.schema import META, VECTOR, metadata_kinds, rows_schema
@@ -133,7 +133,12 @@ class LanceIndex:
 
     @guarded
     def commit(self, rows: pa.Table | None = None, removed: Sequence[str] = (), head: Head | None = None) -> None:
-        """See `Index`."""
+        """See `Index`.
+
+        Raises:
+            ConfigError: the head is of another encoder, or another generation was switched to meanwhile.
+        """
+        self._refuse_if_overtaken()
         if head is not None:
             if (head.generation, head.fingerprints, head.dim) != (
                 self._head.generation,
@@ -162,13 +167,17 @@ class LanceIndex:
         """See `Index`. What readers of the last hour may hold stays."""
         from lancedb.index import BTree, HnswSq
 
+        self._refuse_if_overtaken()
         table = self._open_items(self._head)
         with readable(table, every_file=True):
             table.optimize(cleanup_older_than=age_kept(table, _KEPT_FOR_READERS))
         indexed = {column for each in table.list_indices() for column in each.columns}
-        for column in VECTOR.values():
+        for modality, column in VECTOR.items():
+            # Counting vectors reads them all, so only where there can be enough and they have no graph yet.
+            if column in indexed or table.count_rows(rows_of_kind(modality)) <= self._exact_up_to:
+                continue
             rows = table.count_rows(f"`{column}` IS NOT NULL")
-            if rows > self._exact_up_to and column not in indexed:
+            if rows > self._exact_up_to:
                 partitions = self._approximate.partitions(rows)
                 table.create_index(column, config=HnswSq(distance_type="dot", num_partitions=partitions))
         if "id" not in indexed and table.count_rows() > self._exact_up_to:
@@ -215,6 +224,11 @@ class LanceIndex:
         if not is_made(self._database, _HEAD):
             return True
         return _read_head(self._database, self.location)[0].generation < self._head.generation
+
+    def _refuse_if_overtaken(self) -> None:
+        """Refuses to write to a generation that is no more the one that counts."""
+        if not self._is_begun() and _items(_read_head(self._database, self.location)[0]) != self._items:
+            raise ConfigError(f"{self.location} has a newer generation by now; open it again.")
 
     def _create_items(self) -> None:
         self._database.create_table(self._items, schema=rows_schema(self._head.dim), mode="overwrite")

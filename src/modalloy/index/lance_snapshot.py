@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalloy.encoders import Modality
+from modalloy.encoders.base import MODALITIES
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Found, Head
 from modalloy.index.checks import check_queries
 from modalloy.index.condition import Condition, check_condition
 from modalloy.index.exact import best_of_blocks, best_rows
 from modalloy.index.lance_errors import guarded, storage_errors
-from modalloy.index.lance_sql import sql_of, sql_of_ids
+from modalloy.index.lance_sql import rows_of_kind, sql_of, sql_of_ids
 from modalloy.index.schema import VECTOR, MetaKind, metadata_kinds
 
 if TYPE_CHECKING:
@@ -78,11 +79,12 @@ class LanceSnapshot:
         if everything <= self._exact_up_to:
             return self._search_held(modality, queries, k, conditions)
         within = self._where(modality, conditions)
-        matching = self._table.count_rows(within) if conditions else everything
+        kind = Condition("modality", "=", modality)
+        matching = self._table.count_rows(sql_of([kind, *conditions])) if conditions else everything
         if exact or matching <= self._exact_up_to or not self._indexed(modality):
             return best_of_blocks(queries, self._vectors(modality, within), k)
         found = [self._search_index(modality, query, k, sql_of(conditions)) for query in queries]
-        if min(len(each.ids) for each in found) < min(k, matching):
+        if any(len(each.ids) < min(k, matching) for each in found):
             # A graph can lose its way among rows that a condition excludes.
             return best_of_blocks(queries, self._vectors(modality, within), k)
         return found
@@ -122,7 +124,7 @@ class LanceSnapshot:
 
     @cached_property
     def _sizes(self) -> dict[Modality, int]:
-        return {modality: int(self._table.count_rows(f"`{column}` IS NOT NULL")) for modality, column in VECTOR.items()}
+        return {modality: int(self._table.count_rows(rows_of_kind(modality))) for modality in MODALITIES}
 
     def _search_held(
         self, modality: Modality, queries: Float[Tensor, "queries dim"], k: int, conditions: Sequence[Condition]

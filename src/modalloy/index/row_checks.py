@@ -10,10 +10,9 @@ import pyarrow as pa
 from PIL import Image
 
 from modalloy.data.images import MAX_PIXELS
-from modalloy.data.item import check_path
+from modalloy.data.item import is_path
 from modalloy.encoders import Modality
 from modalloy.encoders.base import MODALITIES
-from modalloy.errors import DataError
 from modalloy.index.base import Snapshot
 from modalloy.index.findings import Findings
 from modalloy.index.schema import VECTOR
@@ -87,7 +86,7 @@ class RowChecks:
                 self.orphans.append(id)
             if source not in self._sources:
                 self._findings.add("unknown source", id)
-            if not _is_inside(path):
+            if not is_path(path):
                 self._findings.add("path out of its folder", id)
             if thumbnail is not None and not is_thumbnail(thumbnail):
                 self._findings.add("thumbnail broken", id)
@@ -155,14 +154,6 @@ def scanned(snapshot: Snapshot, columns: Iterable[str], what: str) -> Iterator[p
         for batch in snapshot.scan(list(columns)):
             yield batch
             progress.advance(task, len(batch))
-
-
-def _is_inside(path: str | None) -> bool:
-    try:
-        check_path(path or "")
-    except DataError:
-        return False
-    return True
 
 
 def is_thumbnail(content: bytes) -> bool:

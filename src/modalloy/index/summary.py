@@ -7,6 +7,7 @@ from typing import Any
 
 from modalloy.index.base import Snapshot
 from modalloy.index.condition import Condition
+from modalloy.index.encoder_spec import spec_at
 from modalloy.index.schema import META
 
 _COLUMNS = ("id", "path", "source", "split", "width", "height", "captions")
@@ -31,7 +32,7 @@ def summary_of(snapshot: Snapshot, location: str) -> dict[str, Any]:
     known = {source.name: source for source in snapshot.head.sources}
     return {
         "index": location,
-        "encoder": snapshot.head.spec,
+        "encoder": spec_at(snapshot.head.spec, location),
         "dim": snapshot.head.dim,
         "generation": snapshot.head.generation,
         "version": snapshot.version,

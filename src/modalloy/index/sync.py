@@ -1,7 +1,6 @@
 """Brings an index to what a source holds now, batch by batch, so that it can be killed at any moment and go on."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -9,15 +8,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from modalloy.data.build import Reject
+from modalloy.data.inside import Inside
 from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.encoders import Encoder
-from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ConfigError, DataError, ImageError
-from modalloy.index.base import Head, Index, Source
+from modalloy.index.base import Index, Source
 from modalloy.index.changes import Change, Changes, Kind, Picture, compare
 from modalloy.index.embedding import Ahead, Embedded, Embedding
-from modalloy.index.held import held_pictures, merged_kinds, table_of
+from modalloy.index.encoder_spec import made_by
+from modalloy.index.held import captions_without_rows, held_pictures, merged_kinds, table_of
 from modalloy.progress import BAR_FROM, track
 
 Read = Callable[[KnownFiles], tuple[Manifest, list[Reject]]]
@@ -45,7 +45,8 @@ class SyncConfig:
     workers: int | None = None
     """Threads that decode pictures; default: one a core, at most 4."""
     rehash: bool = False
-    """Read every byte of every picture again, instead of those alone whose size or time has changed."""
+    """Read every byte of every picture again, instead of those alone whose size or time has changed, and embed captions
+    that have no vector."""
     allow_removals: bool = False
     """Remove pictures from the index even where more than half of a source's pictures are gone."""
 
@@ -91,28 +92,6 @@ class Synced:
         return asdict(self)
 
 
-def head_of(encoder: Encoder) -> Head:
-    """What an empty index of an encoder's vectors says of itself.
-
-    Raises:
-        ConfigError: the encoder doesn't embed pictures and texts in one space.
-    """
-    missing = [modality for modality in MODALITIES if modality not in encoder.modalities]
-    if missing:
-        raise ConfigError(
-            f"{encoder.spec} encodes no {missing[0]}s, so it can't fill an index; choose a dual encoder, such as an "
-            "alloy (modalloy fuse)."
-        )
-    if encoder.dim("image") != encoder.dim("text"):
-        raise ConfigError(f"{encoder.spec} embeds pictures and texts in spaces of their own; choose a dual encoder.")
-    return Head(encoder.spec, {m: encoder.fingerprint(m) for m in MODALITIES}, encoder.dim("image"))
-
-
-def made_by(head: Head, encoder: Encoder) -> bool:
-    """Whether an index's vectors are the encoder's."""
-    return dict(head.fingerprints) == {modality: encoder.fingerprint(modality) for modality in encoder.modalities}
-
-
 def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: SyncConfig | None = None) -> Synced:
     """Brings the rows of one source to what it holds now. What is as it was isn't read, embedded or written.
 
@@ -143,7 +122,8 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
     root = manifest.root.resolve()
     source = replace(source, root=str(root))
     wanted, unusable = _wanted(manifest, source, files)
-    changes = compare(held, wanted)
+    lost = captions_without_rows(snapshot, source.name, held) if config.rehash else ()
+    changes = compare(held, wanted, lost)
     if not config.allow_removals:
         _require_most(changes, len(held), source)
     if source not in snapshot.head.sources:
@@ -169,11 +149,11 @@ def _id(source: Source, id: str) -> str:
 def _wanted(manifest: Manifest, source: Source, files: KnownFiles) -> tuple[list[Picture], list[Reject]]:
     """The collection's pictures as an index shall hold them, and those that it can't."""
     wanted, rejects, root = [], [], Path(source.root)
-    inside = _Inside(root)
+    inside = Inside(root)
     for item in track(manifest, "looking at files", total=len(manifest), shown_from=BAR_FROM):
         id = _id(source, item.id)
         try:
-            inside.require(item.path)
+            inside.real(item.path)
             # A saved manifest brings a checksum of its own, but what counts is the file that will be embedded.
             file = files.look(root, item.path)
         except ImageError as error:
@@ -181,28 +161,6 @@ def _wanted(manifest: Manifest, source: Source, files: KnownFiles) -> tuple[list
             continue
         wanted.append(Picture(id, item.path, file, item.split, item.captions, item.metadata))
     return wanted, rejects
-
-
-class _Inside:
-    """Refuses links that lead out of a folder: what is in an index can be seen by whoever may search it."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._real: dict[str, str] = {}
-
-    def require(self, path: str) -> None:
-        """Raises an ImageError if the file isn't in the folder."""
-        folder, _, name = path.rpartition("/")
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(self._root / folder)
-        real = os.path.join(self._real[folder], name)
-        if os.path.islink(real):
-            real = os.path.realpath(real)
-        if not Path(real).is_relative_to(self._root):
-            raise ImageError(
-                f"{self._root / path} is a link that leads out of {self._root}; copy the picture, or add the folder "
-                "that it is in."
-            )
 
 
 def _require_most(changes: Changes, held: int, source: Source) -> None:

@@ -1,8 +1,7 @@
 """Looks an index through: each row, its file where that is asked for, and whether searches find what is there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modalloy.data.images import open_image, sha256_of_image
-from modalloy.data.item import check_path
+from modalloy.data.images import decode_image
+from modalloy.data.item import is_path
 from modalloy.encoders import Modality
 from modalloy.encoders.base import MODALITIES
-from modalloy.errors import DataError, ImageError
+from modalloy.errors import ImageError
 from modalloy.index.base import Index, Snapshot
 from modalloy.index.findings import Finding, Findings
+from modalloy.index.picture_files import FILE, PictureFiles, sha256_of_file
 from modalloy.index.row_checks import RowChecks, scanned
 from modalloy.index.schema import COLUMNS, META, VECTOR
 
@@ -44,7 +44,8 @@ class Verification:
     captions: int
     """How many rows are captions'."""
     unembedded: int
-    """Captions that a picture lists and that have no row, as those that the encoder refused; no problem."""
+    """Captions that a picture lists and that have no row, as those that the encoder refused; no problem.
+    `modalloy index update --rehash` tries them again."""
     sampled: int
     """How many stored vectors were searched for."""
     recall: float | None
@@ -66,7 +67,7 @@ def verify_index(index: Index, *, files: bool = False, repair: bool = False, see
         index: what to look through; others may write to it meanwhile, unless it is repaired.
         files: also read each picture's file, compare it with the checksum, and decode it.
         repair: remove rows that belong to nothing, and all but one of those with the same id. The latter takes two
-            commits: after a crash between them, `modalloy index update` embeds what is missing.
+            commits: after a crash between them, `modalloy index update --rehash` embeds what is missing.
         seed: draws the sample.
 
     Raises:
@@ -122,28 +123,32 @@ def _vectors(table: pa.Table, column: str) -> Float[Tensor, "rows dim"]:
 
 
 def _check_files(snapshot: Snapshot, findings: Findings) -> None:
-    roots = {source.name: Path(source.root) for source in snapshot.head.sources}
-    columns = ("id", "modality", "source", "path", "sha256")
-    for batch in scanned(snapshot, columns, "checking files"):
-        for id, modality, source, path, sha256 in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-            if modality != "image" or source not in roots:
-                continue
-            try:
-                check_path(path or "")
-            except DataError:
-                continue  # Found with its row; such a path isn't opened.
-            file = roots[source] / path
-            try:
-                if sha256_of_image(file) != sha256 and sha256 is not None:
-                    findings.add("file changed", id)
-                    continue
-            except (OSError, ImageError):
-                findings.add("file missing or unreadable", id)
-                continue
-            try:
-                open_image(file)
-            except ImageError:
-                findings.add("file broken", id)
+    files = PictureFiles(snapshot.head.sources)
+    known = {source.name for source in snapshot.head.sources}
+    for batch in scanned(snapshot, ("id", "modality", *FILE), "checking files"):
+        for row in batch.to_pylist():
+            # Of any other one it was said with its row.
+            if row["modality"] == "image" and row["source"] in known and is_path(row["path"]):
+                _check_file(files, row, findings)
+
+
+def _check_file(files: PictureFiles, row: Mapping[str, Any], findings: Findings) -> None:
+    if files.path(row) is None:
+        findings.add("path out of its folder", row["id"])
+        return
+    try:
+        opened = files.open(row)
+    except ImageError:
+        findings.add("file missing or unreadable", row["id"])
+        return
+    with opened.file as file:
+        if row["sha256"] is not None and sha256_of_file(opened) != row["sha256"]:
+            findings.add("file changed", row["id"])
+            return
+        try:
+            decode_image(file, row["id"])
+        except ImageError:
+            findings.add("file broken", row["id"])
 
 
 def _repair(index: Index, snapshot: Snapshot, checks: RowChecks) -> int:

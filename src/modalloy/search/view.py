@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from modalloy.encoders import Encoder, Modality
 from modalloy.encoders.base import MODALITIES
 from modalloy.errors import CheckpointError, ConfigError, DataError, ModalloyError
 from modalloy.index import Condition, Head, Snapshot
+from modalloy.index.picture_files import FILE, PictureFiles
 from modalloy.index.schema import META, VECTOR
 from modalloy.search.columns import vectors_in
 from modalloy.search.combined import Combined, combine
 from modalloy.search.explanation import VectorParts, contributions, restricted, vector_parts
 from modalloy.search.hit import Answer, Hit
 from modalloy.search.part_ranking import rank_by_part, require_part
-from modalloy.search.picture_files import FILE, PictureFiles
 from modalloy.search.query import Part, Query
 from modalloy.search.rerank import Picture, Reranker, rerank
 from modalloy.search.standard_score import sample_vectors
@@ -124,7 +124,7 @@ class View:
             ImageError: its file is no more, or another one.
             ConfigError: the encoder has no local branch that can tell.
         """
-        picture = self._files.picture(self._row(id, FILE)).open()
+        picture = self._files.image(self._row(id, FILE))
         with self._lock:
             return find_words(self.encoder, picture, text)
 
@@ -192,7 +192,7 @@ class View:
         pictures = [found for _, found in asked if isinstance(found, Picture)]
         if query.target == "image":
             rows = self.snapshot.rows([hit.id for hit in looked], FILE).to_pylist()
-            pictures = [self._files.picture(row) for row in rows]
+            pictures = [self._picture(row) for row in rows]
         with self._lock:
             table = reranker(texts, pictures)
         weights = torch.tensor([weight for weight, _ in asked])
@@ -205,7 +205,7 @@ class View:
             row = self._row(part.like, ("modality", "captions", *FILE))
             if row["modality"] != side:
                 return None
-            return row["captions"][0] if side == "text" else self._files.picture(row)
+            return row["captions"][0] if side == "text" else self._picture(row)
         image = part.image
         if side == "text" or image is None:
             return part.text if side == "text" else None
@@ -243,6 +243,9 @@ class View:
             )
             for row in rows
         ]
+
+    def _picture(self, row: Mapping[str, Any]) -> Picture:
+        return Picture(partial(self._files.image, row), row["sha256"])
 
     @cached_property
     def _files(self) -> PictureFiles:

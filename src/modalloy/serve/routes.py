@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from modalloy.data.item import check_id
 from modalloy.errors import DataError
 from modalloy.index import Snapshot
+from modalloy.index.picture_files import PictureFiles
 from modalloy.index.schema import META
 from modalloy.serve.errors import Refusal
 from modalloy.serve.etag import is_known
@@ -103,8 +104,8 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
     @router.get("/picture", summary="A picture's original", response_class=Response)
     def picture(id: str, request: Request) -> Response:
         snapshot = service.searcher.snapshot
-        roots = {source.name: source.root for source in snapshot.head.sources}
-        original = service.originals.open(_row(snapshot, id, COLUMNS), roots)
+        files = PictureFiles(snapshot.head.sources)
+        original = service.originals.open(_row(snapshot, id, COLUMNS), files)
         headers = _picture_headers(original.etag, "private, no-cache")
         if is_known(request, original.etag):
             original.file.close()

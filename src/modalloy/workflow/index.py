@@ -13,11 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modalloy.data import Item, Manifest, open_image
+from modalloy.data.known_files import FileState, KnownFiles
 from modalloy.encoders import Encoder
-from modalloy.errors import CheckpointError, ConfigError, ImageError
+from modalloy.errors import CheckpointError, ImageError
 from modalloy.index import Head, Index, Source, create_index, open_index, writer_lock
-from modalloy.index.encoder_spec import spec_from
-from modalloy.index.schema import VECTOR, rows_schema
+from modalloy.index.changes import Picture
+from modalloy.index.encoder_spec import head_of
+from modalloy.index.held import merged_kinds, rows_of, table_of
+from modalloy.index.schema import VECTOR
 from modalloy.index.thumbnails import thumbnail_of
 from modalloy.progress import track
 from modalloy.search import INDEX, Searcher
@@ -40,18 +43,12 @@ def index(encoder: Encoder, collection: Collection, folder: str | Path, source: 
         source: where the collection comes from; by default the folder of its pictures.
 
     Raises:
-        ConfigError: the encoder doesn't embed both pictures and texts.
+        ConfigError: the encoder doesn't embed pictures and texts in one space.
+        DataError: a field of the metadata is of two kinds.
     """
-    if len(encoder.modalities) < 2:
-        raise ConfigError(f"{encoder.spec} encodes only {encoder.modalities[0]}s, so it can't fill an index.")
     manifest, location = collection.manifest, str((Path(folder) / INDEX).resolve())
     root = str(manifest.root.resolve())
-    head = Head(
-        spec=spec_from(encoder.spec, location),
-        fingerprints={modality: encoder.fingerprint(modality) for modality in encoder.modalities},
-        dim=encoder.dim("image"),
-        sources=(source or Source("", root, None, root),),
-    )
+    head = head_of(encoder, location).with_source(source or Source("", root, None, root))
     images, texts = (collection.store(encoder, each).embeddings(slice(None)) for each in ("image", "text"))
     with writer_lock(location):
         begun, target = _begun(location, head)
@@ -85,10 +82,9 @@ def _commits(
 ) -> Iterator[pa.Table]:
     """The rows of all pictures that have an embedding, some at a time."""
     usable, first = images.isfinite().all(1).tolist(), 0
-    rows = list[dict[str, Any]]()
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(manifest), _COMMIT):
-            items = manifest.items[start : start + _COMMIT]
+            items, rows, pictures = manifest.items[start : start + _COMMIT], list[dict[str, Any]](), list[Picture]()
             kept = [item for item, has in zip(items, usable[start:], strict=False) if has]
             looked = pool.map(partial(_looks, manifest), kept)
             looks = track(looked, "indexing pictures", len(kept), shown_from=_BAR_FROM)
@@ -96,42 +92,23 @@ def _commits(
                 captions = texts[first : first + len(item.captions)]
                 first += len(item.captions)
                 if usable[row]:
-                    rows += _rows(item, next(looks), images[row], captions)
-            yield pa.Table.from_pylist(rows, rows_schema(dim))
-            rows.clear()
+                    file, columns = next(looks)
+                    picture = Picture(item.id, item.path, file, item.split, item.captions, item.metadata)
+                    columns[VECTOR["image"]] = images[row].float().numpy()
+                    vectors = [text.float().numpy() if text.isfinite().all() else None for text in captions]
+                    rows += rows_of(picture, "", columns, vectors)
+                    pictures.append(picture)
+            yield table_of(rows, dim, merged_kinds({}, pictures))
 
 
-def _rows(
-    item: Item, looks: dict[str, Any], image: Float[Tensor, "dim"], texts: Float[Tensor, "captions dim"]
-) -> Iterator[dict[str, Any]]:
-    """The rows of a picture and of those of its captions that have an embedding."""
-    file = {name: looks.pop(name) for name in ("bytes", "modified_ns")}
-    shared = {
-        "picture_id": item.id,
-        "source": "",
-        "path": item.path,
-        "sha256": item.sha256,
-        "split": item.split,
-        **file,
-    }
-    vector = {VECTOR["image"]: image.float().numpy()}
-    yield {**shared, "id": item.id, "modality": "image", "captions": item.captions, **vector, **looks}
-    for id, caption, text in zip(item.caption_ids, item.captions, texts, strict=True):
-        if text.isfinite().all():
-            vector = {VECTOR["text"]: text.float().numpy()}
-            yield {**shared, "id": id, "modality": "text", "captions": [caption], **vector}
-
-
-def _looks(manifest: Manifest, item: Item) -> dict[str, Any]:
-    """What an index keeps of a picture's file; nulls where it isn't there any more, or is in a tar."""
-    path = manifest.absolute(item)
-    found = dict[str, Any].fromkeys(("bytes", "modified_ns", "width", "height", "thumbnail"))
-    if path.is_file():
-        status = path.stat()
-        found |= {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+def _looks(manifest: Manifest, item: Item) -> tuple[FileState, dict[str, Any]]:
+    """What an index keeps of a picture's file; nothing where it isn't any more what the features were made of."""
     try:
-        picture = open_image(path)
+        file = KnownFiles().look(manifest.root, item.path)
+        if file.sha256 == item.sha256:
+            picture = open_image(manifest.absolute(item))
+            return file, {"width": picture.width, "height": picture.height, "thumbnail": thumbnail_of(picture)}
     except ImageError:
         # Features made elsewhere may come without their pictures.
-        return found
-    return found | {"width": picture.width, "height": picture.height, "thumbnail": thumbnail_of(picture)}
+        pass
+    return FileState(None, None, item.sha256), {}

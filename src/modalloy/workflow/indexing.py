@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,15 @@ from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.features.devices import require_devices
 from modalloy.index import Condition, Head, Index, Source, create_index, open_index, writer_lock
-from modalloy.index.encoder_spec import spec_at, spec_from
-from modalloy.index.sync import SyncConfig, Synced, head_of, made_by, sync
+from modalloy.index.encoder_spec import head_of, made_by, spec_at
+from modalloy.index.lock import is_uri
+from modalloy.index.source_name import check_source_name, source_name_of
+from modalloy.index.sync import SyncConfig, Synced, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change
 from modalloy.workflow.collections import DEMO, open_with_rejects
 from modalloy.workflow.default_encoder import default_spec
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _log = logging.getLogger(__name__)
 
 
@@ -62,12 +62,11 @@ def source_of(collection: str, images: str | None = None, name: str = "") -> Sou
         name: for its pictures' ids.
 
     Raises:
-        ConfigError: the name can't be a source's.
+        ConfigError: the name can't be a source's, or the collection is behind a URI.
     """
-    if name and not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"a source is named with letters, digits, '.', '_' and '-', got {name!r}; name it otherwise (--name)."
-        )
+    check_source_name(name)
+    if is_uri(collection):
+        raise ConfigError(f"a collection is a folder or a file of this machine, got {collection}; copy it first.")
     if collection == DEMO:
         return Source(name, DEMO, images, str(DEMO_FOLDER))
     return Source(name, os.path.abspath(collection), images and os.path.abspath(images), root="")
@@ -106,7 +105,7 @@ class Keeper:
         _require_collection(source)
         # Before the lock, which makes the folder.
         encoder = self._loaded(spec or self._usual_spec())
-        head = self._head_of(encoder)
+        head = head_of(encoder, self.location)
         with writer_lock(self.location):
             index = self._opened_or_made(head)
             _require_same(index, source)
@@ -128,7 +127,7 @@ class Keeper:
             name: for its pictures' ids; default: the collection's file name.
 
         Raises:
-            ConfigError: another source has the name.
+            ConfigError: another source has the name, or the collection has another name already.
             CheckpointError: there is no index.
         """
         source = source_of(collection, images)
@@ -136,9 +135,14 @@ class Keeper:
         with index_to_change(self.location) as index:
             known = [each for each in index.head.sources if _same(each, source)]
             if name is None:
-                name = known[0].name if known else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.collection).stem)
+                name = known[0].name if known else source_name_of(Path(source.collection).stem)
             source = source_of(collection, images, name)
             _require_same(index, source)
+            if known and name != known[0].name:
+                raise ConfigError(
+                    f"{index.location} holds {source.collection} already, as its source {known[0].name!r}; a picture "
+                    "would be found twice. `modalloy index update` looks for what is new in it."
+                )
             return _updated(index, [self._sync(index, self._own_encoder(index), source)])
 
     def update(self) -> Updated:
@@ -199,7 +203,7 @@ class Keeper:
         )
 
     def _built_anew(self, index: Index, encoder: Encoder, source: Source) -> Updated:
-        head = replace(self._head_of(encoder), sources=index.head.sources).with_source(source)
+        head = replace(head_of(encoder, self.location), sources=index.head.sources).with_source(source)
         for each in head.sources:
             if not each.collection:
                 raise ConfigError(
@@ -226,10 +230,6 @@ class Keeper:
                 "(modalloy index build), or bring back what it was."
             )
         return encoder
-
-    def _head_of(self, encoder: Encoder) -> Head:
-        head = head_of(encoder)
-        return replace(head, spec=spec_from(head.spec, self.location))
 
     def _loaded(self, spec: str) -> Encoder:
         if spec not in self._encoders:

@@ -219,5 +219,14 @@ def test_the_index_of_an_import(tmp_path, folder):
     class Halved(Toy):
         modalities = ("image",)
 
-    with pytest.raises(ConfigError, match="name a dual encoder"):
+    with pytest.raises(ConfigError, match="choose a dual encoder"):
         index_of(str(tmp_path / "none"), Halved(1), path)
+
+
+def test_an_import_has_no_collection_to_be_updated_from(index, folder):
+    path = folder("0", {"image_path": ["a.jpg"]}, vectors(1))
+    with pytest.raises(ConfigError, match="a source is named with letters"):
+        take_in(index, "npy-parquet", path, name="a/b")
+    take_in(index, "npy-parquet", path)
+    (source,) = (each for each in index.head.sources if each.name == "peer")
+    assert (source.collection, source.root) == ("", str(path))

@@ -21,10 +21,11 @@ class Optimize(Verb):
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
-        from modalloy.index import open_index
+        from modalloy.index.writing import index_to_change
 
-        index = open_index(options.index)
-        index.optimize()
+        # What a build has begun beside the present generation mustn't be taken for what is left of one.
+        with index_to_change(options.index) as index:
+            index.optimize()
         snapshot = index.snapshot()
         return {"index": index.location, "version": snapshot.version, "rows": snapshot.count()}
 

@@ -42,7 +42,8 @@ def add_updating(parser: ArgumentParser, watch: bool = True) -> None:
     parser.add_argument(
         "--rehash",
         action="store_true",
-        help="read every byte of every picture, instead of those alone whose size or time has changed",
+        help="read every byte of every picture, instead of those alone whose size or time has changed, and embed "
+        "captions that have no vector",
     )
     parser.add_argument(
         "--allow-removals",

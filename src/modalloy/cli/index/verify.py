@@ -30,11 +30,11 @@ class Verify(Verb):
         """See `Verb`."""
         from contextlib import nullcontext
 
-        from modalloy.index import open_index, writer_lock
+        from modalloy.index import open_index
         from modalloy.index.verify import verify_index
+        from modalloy.index.writing import index_to_change
 
-        index = open_index(options.index)
-        with writer_lock(options.index) if options.repair else nullcontext():
+        with index_to_change(options.index) if options.repair else nullcontext(open_index(options.index)) as index:
             result = verify_index(index, files=options.files, repair=options.repair, seed=options.seed)
         return {"index": index.location, **result.to_dict()}
 
@@ -43,7 +43,10 @@ class Verify(Verb):
         what = f"{result['pictures']:,} pictures and {result['captions']:,} captions"
         console.print(Text(f"{result['index']}: {what} checked"), soft_wrap=True)
         if result["unembedded"]:
-            console.print(f"{result['unembedded']:,} more captions have no vector, as the encoder couldn't take them")
+            console.print(
+                f"{result['unembedded']:,} more captions have no vector: the encoder couldn't take them, or they "
+                "were lost; modalloy index update --rehash embeds them again"
+            )
         if result["recall"] is not None:
             console.print(f"recall@10 of the approximate search: {result['recall']:.3f} ({result['sampled']} searches)")
         if result["repaired"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modalloy.data.item import SPLITS, caption_problem, check_id, check_path
+from modalloy.data.item import SPLITS, caption_problem, check_id, is_path
 from modalloy.data.readers.collection import id_of_path
 from modalloy.data.readers.extra_columns import ExtraColumns
 from modalloy.errors import DataError
@@ -58,7 +58,7 @@ def peer_pair(row: Mapping[str, Any], source: Source, extra: ExtraColumns) -> Pa
     root = f"{source.root}/"
     path = place.removeprefix(root)
     metadata = {META + name: value for name, value in extra.of_row(_without_nan(row)).items()}
-    if path != place or not _is_path(path):
+    if path != place or not is_path(path):
         # What was written stays to be read, and isn't opened.
         metadata.setdefault(f"{META}{IMAGE_PATH}", place)
     columns = {"id": prefix + id_of_path(path), "source": source.name, "path": path, "split": "unused", **metadata}
@@ -72,7 +72,7 @@ def _checked(pair: Pair) -> Pair:
     except DataError:
         pair.problem = "its id can't be one"
         return pair
-    if not _is_path(columns.get("path")):
+    if not is_path(columns.get("path")):
         # A name in the source's folder that nothing has.
         columns["path"] = "elsewhere/_" + columns["id"].replace("\\", ":")
     if columns.get("split") not in SPLITS:
@@ -88,11 +88,3 @@ def _checked(pair: Pair) -> Pair:
 def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     # pandas has no other null among numbers.
     return {name: value for name, value in row.items() if value == value}
-
-
-def _is_path(path: str | None) -> bool:
-    try:
-        check_path(path or "")
-    except DataError:
-        return False
-    return True

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from modalloy.data.item import check_path
+from modalloy.data.item import is_path
 from modalloy.encoders import Modality
-from modalloy.errors import DataError
 from modalloy.index.base import Snapshot
 from modalloy.index.condition import Condition
 from modalloy.index.schema import META, VECTOR
@@ -93,11 +92,7 @@ def vectors_of(column: pa.ChunkedArray, dim: int) -> Float[np.ndarray, "rows dim
 
 def _place(root: str | None, path: str | None) -> str:
     """A picture's absolute path; what isn't below its source's folder stays as it is."""
-    try:
-        check_path(path or "")
-    except DataError:
-        return path or ""
-    return (Path(root) / str(path)).as_posix() if root is not None else str(path)
+    return (Path(root) / str(path)).as_posix() if root is not None and is_path(path) else path or ""
 
 
 def _joined(parts: list[Part]) -> Part:

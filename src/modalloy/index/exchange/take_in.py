@@ -12,9 +12,9 @@ import pyarrow as pa
 from modalloy.data.metadata import kind_of
 from modalloy.data.readers.extra_columns import ExtraColumns
 from modalloy.encoders import Encoder, Modality
-from modalloy.encoders.base import MODALITIES
 from modalloy.errors import CheckpointError, ConfigError, DataError, one_line
 from modalloy.index.base import Head, Index, Source
+from modalloy.index.encoder_spec import head_of, made_by
 from modalloy.index.exchange.checked_pair import Pair, own_pair, peer_pair
 from modalloy.index.exchange.faiss_index import read_faiss
 from modalloy.index.exchange.folder import head_of_folder
@@ -23,6 +23,7 @@ from modalloy.index.exchange.pairs import CAPTION, IMAGE_PATH, NUMBER, Part
 from modalloy.index.opening import create_index, open_index
 from modalloy.index.row_checks import UNIT
 from modalloy.index.schema import COLUMNS, META, VECTOR, MetaKind, rows_schema
+from modalloy.index.source_name import check_source_name, source_name_of
 
 READERS = {"npy-parquet": read_npy_parquet, "faiss": read_faiss}
 """What can be taken in, and by what it is read."""
@@ -60,16 +61,14 @@ def index_of(location: str, encoder: Encoder, folder: str | Path) -> Index:
         ConfigError: the encoder doesn't embed pictures and texts in one space.
         DataError: there is no such folder.
     """
-    if set(MODALITIES) - set(encoder.modalities) or encoder.dim("image") != encoder.dim("text"):
-        raise ConfigError(f"{encoder.spec} doesn't embed pictures and texts in one space; name a dual encoder.")
-    head = Head(encoder.spec, {side: encoder.fingerprint(side) for side in MODALITIES}, encoder.dim("image"))
+    head = head_of(encoder, location)
     expected_head(Path(folder), head)
     try:
         index: Index = open_index(location)
     except CheckpointError:
         # Refuses where there is one, though a damaged one.
         return create_index(location, head)
-    if dict(index.head.fingerprints) != dict(head.fingerprints):
+    if not made_by(index.head, encoder):
         raise CheckpointError(
             f"{index.location} is an index of {index.head.spec}, not of {encoder.spec} as it is here; choose another."
         )
@@ -109,7 +108,7 @@ def take_in(
 
     Raises:
         CheckpointError: the vectors are another encoder's.
-        ConfigError: the kind is unknown.
+        ConfigError: the kind is unknown, or the name can't be a source's.
         DataError: the folder isn't of that kind, or its files don't fit each other or the index.
     """
     if kind not in READERS:
@@ -125,8 +124,10 @@ def take_in(
             folder,
             index.head.spec,
         )
-    pictures = str(Path(images or folder).resolve())
-    source = Source(folder.name if name is None else name, pictures, None, pictures)
+    # Without a collection: an update of it would find neither the captions nor which files are as they were.
+    name = source_name_of(folder.name) if name is None else name
+    check_source_name(name)
+    source = Source(name, "", None, str(Path(images or folder).resolve()))
     sources = said.sources if said is not None else (source,)
     head = index.head
     for each in sources:
