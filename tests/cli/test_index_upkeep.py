@@ -48,7 +48,7 @@ def test_verifying(location, capsys, tmp_path):
 def test_exporting_and_importing(location, capsys, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert main(["index", "export", "npy-parquet", str(out), "--index", location, "--half"]) == 0
-    assert "8 pairs of a picture and a caption in 1 parts" in capsys.readouterr().out
+    assert "8 rows, each a picture with a caption where it has one, in 1 part\n" in capsys.readouterr().out
     assert main(["index", "export", "npy-parquet", str(out), "--index", location]) == USER_MISTAKE
     assert main(["index", "export", "faiss", str(tmp_path / "no"), "--index", location, "--half"]) == USER_MISTAKE
     monkeypatch.setattr("modalloy.encoders.load_encoder", lambda _: Toy(0))

@@ -152,7 +152,11 @@ def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":
     unwanted = len(options.without)
     weights = options.weight or [1.0] * (len(given) - unwanted) + [_UNWANTED] * unwanted
     if len(weights) != len(given) or min(weights) <= 0:
-        raise ConfigError(f"--weight takes a number above 0 for each of {len(given)} parts, got {weights}.")
+        many = f"{len(given)} part" if len(given) == 1 else f"{len(given)} parts"
+        raise ConfigError(
+            f"--weight takes one number above 0 for each part of the question, here {many}, got "
+            f"{' '.join(f'{w:g}' for w in weights)}."
+        )
     signs = [1] * (len(given) - unwanted) + [-1] * unwanted
     return tuple(Part(**each, weight=sign * w) for each, sign, w in zip(given, signs, weights, strict=True))
 

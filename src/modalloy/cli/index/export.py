@@ -40,5 +40,8 @@ class Export(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        line = f"{result['folder']}: {result['rows']:,} pairs of a picture and a caption in {result['parts']:,} parts"
+        count, parts = result["rows"], result["parts"]
+        rows, files = "row" if count == 1 else "rows", "part" if parts == 1 else "parts"
+        held = f"{count:,} {rows}, each a picture with a caption where it has one, in {parts:,} {files}"
+        line = f"{result['folder']}: {held}"
         console.print(Text(line), soft_wrap=True)
