@@ -38,7 +38,8 @@ from torch.nn.functional import normalize
 from modalloy.data import read_collection
 from modalloy.encoders import Encoded, Encoder, Fingerprint
 from modalloy.index import Source, create_index, open_index
-from modalloy.index.sync import SyncConfig, head_of, sync
+from modalloy.index.encoder_spec import head_of
+from modalloy.index.sync import SyncConfig, sync
 
 DIM, CHANGED, EVERY, FLAT = 64, 16, 10, 1.0
 

@@ -10,7 +10,7 @@ from index.memory_index import MemoryIndex
 from index.small_source import CountingEncoder, bring, rows_in, write_picture
 from PIL import Image
 
-from modalloy.index.sync import head_of
+from modalloy.index.encoder_spec import head_of
 
 
 def bomb(width: int, height: int) -> bytes:
