@@ -298,9 +298,10 @@ def test_ids_that_two_sources_share_are_refused(index, encoder, folder, tmp_path
     write_picture(folder / "more" / "0.png", 51)
     bring(index, encoder, folder)
     before = rows_in(index)
-    with pytest.raises(DataError, match=r"both have a picture 'more:0\.png'"):
+    with pytest.raises(DataError, match=r"has a picture 'more:0\.png', and so has the source"):
         bring(index, encoder, tmp_path / "more", "more")
-    assert rows_in(index) == before
+    # The source that was refused isn't left behind, where it would be refused again by each update.
+    assert rows_in(index) == before and [each.name for each in index.snapshot().head.sources] == [""]
 
 
 def test_another_encoders_vectors_are_not_mixed_in(index, folder):

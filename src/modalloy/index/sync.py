@@ -1,7 +1,7 @@
 """Brings an index to what a source holds now, batch by batch, so that it can be killed at any moment and go on."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError, DataError, ImageError
-from modalloy.index.base import Index, Source
+from modalloy.index.base import Index, Snapshot, Source
 from modalloy.index.changes import Change, Changes, Kind, Picture, compare
 from modalloy.index.embedding import Ahead, Embedded, Embedding
 from modalloy.index.encoder_spec import made_by
@@ -126,6 +126,7 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
     changes = compare(held, wanted, lost)
     if not config.allow_removals:
         _require_most(changes, len(held), source)
+    _refuse_ids_of_others(snapshot, source, [change.picture.id for change in changes.changed])
     if source not in snapshot.head.sources:
         index.commit(head=snapshot.head.with_source(source))
     embedding = Embedding(encoder, snapshot, source.name, root, files, config.batch_size, config.workers)
@@ -169,6 +170,18 @@ def _require_most(changes: Changes, held: int, source: Source) -> None:
             f"{changes.lost:,} of the {held:,} pictures of {source.collection} in the index are gone: is a disk not "
             "mounted? If they are to be removed from the index, say --allow-removals."
         )
+
+
+def _refuse_ids_of_others(snapshot: Snapshot, source: Source, ids: Sequence[str]) -> None:
+    if all(each.name == source.name for each in snapshot.head.sources):
+        return
+    for start in range(0, len(ids), _CARRIED):
+        for row in snapshot.rows(ids[start : start + _CARRIED], ["id", "source"]).to_pylist():
+            if row["source"] != source.name:
+                raise DataError(
+                    f"{source.collection} has a picture {row['id']!r}, and so has the source {row['source']!r}; give "
+                    "one of them another name (modalloy index add --name)."
+                )
 
 
 class _Commits:
@@ -220,7 +233,6 @@ class _Commits:
             self._removed += [id for id in own.row_ids if id not in rows] if own is not None else []
             if change.donor is not None and self._last_use.get(change.donor) == change.picture.id:
                 self._removed += self._held[change.donor].row_ids
-        self._refuse_ids_of_others(embedded.pictures)
         self._kinds = merged_kinds(self._kinds, embedded.pictures)
         table = table_of(embedded.rows, self._embedding.snapshot.head.dim, self._kinds) if rows else None
         if rows or self._removed:
@@ -229,16 +241,3 @@ class _Commits:
         self.rejects += embedded.rejects
         self.kinds += [change.kind for change in batch if change.picture.id in rows]
         self.removed += sum(change.picture.id in self._held and change.picture.id not in rows for change in batch)
-
-    def _refuse_ids_of_others(self, pictures: Iterable[Picture]) -> None:
-        source = self._embedding.source
-        if all(each.name == source for each in self._embedding.snapshot.head.sources):
-            return
-        ids = [picture.id for picture in pictures if picture.id not in self._held]
-        table = self._embedding.snapshot.rows(ids, ["id", "source"])
-        for id, other in zip(*(table.column(name).to_pylist() for name in ("id", "source")), strict=True):
-            if other != source:
-                raise DataError(
-                    f"the sources {other!r} and {source!r} both have a picture {id!r}; remove one of the sources and "
-                    "add it under another name."
-                )
