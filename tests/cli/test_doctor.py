@@ -20,7 +20,7 @@ def picture(tmp_path):
 def test_a_whole_run_ends_with_0(capsys, finished_run):
     assert main(["doctor", str(finished_run)]) == 0
     out = capsys.readouterr().out
-    assert str(finished_run / "gallery") in out and out.endswith("\n0 errors, 0 warnings\n")
+    assert str(finished_run / "index") in out and out.endswith("\n0 errors, 0 warnings\n")
 
 
 def test_problems_end_with_1(capsys, run_copy):

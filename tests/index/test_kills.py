@@ -1,5 +1,6 @@
 """An index whose writer is killed with SIGKILL at moments that nothing foresees: nothing that was confirmed is lost."""
 
+import copy
 import multiprocessing
 import os
 import random
@@ -7,7 +8,6 @@ import shutil
 import sys
 import time
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,7 +91,8 @@ class Stage:
     def check(self, index, confirmed=()):
         """That it holds each row as it was before or will be, what was confirmed, and nothing twice."""
         snapshot = index.snapshot()
-        index = SimpleNamespace(snapshot=lambda: snapshot)
+        index = copy.copy(index)
+        index.snapshot = lambda: snapshot
         rows = rows_in(index)
         if self.stage == "upgrade":
             # All vectors at once.

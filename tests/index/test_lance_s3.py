@@ -8,7 +8,7 @@ from index.s3_server import BUCKET, s3_server
 from toy_index import toy_head, toy_rows, unit_vectors
 
 from modalloy.errors import CheckpointError
-from modalloy.index import create_index, lance, open_index, writer_lock
+from modalloy.index import create_index, lance, lance_table, open_index, writer_lock
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,6 +43,7 @@ def test_optimizing_empties_the_bucket_of_what_nobody_reads(bucket: str, monkeyp
         index.commit(toy_rows(["a"], unit_vectors(1, seed=seed)))
     before = objects()
     monkeypatch.setattr(lance, "_KEPT_FOR_READERS", timedelta(milliseconds=1))  # LanceDB warns of 0
+    monkeypatch.setattr(lance_table, "_MARGIN", timedelta(0))
     index.optimize()
     assert objects() < before
     assert open_index(f"{bucket}/index").snapshot().rows(["a"], ["id"]).num_rows == 1

@@ -49,15 +49,22 @@ def readable(table: "Table", every_file: bool = False) -> Iterator[None]:
 
     Raises:
         OSError: there is no room.
+        RuntimeError: what was there before can't be read either, so that it is damaged.
     """
     before = table.version
     yield
     try:
-        if every_file:
-            for _ in table.search().select(["id"]).to_batches():
-                pass
-        elif rows := table.count_rows():
-            table.take_offsets([rows - 1]).select(["id"]).to_arrow()
+        _read(table, every_file)
     except (RuntimeError, ValueError, OSError) as error:
-        table.restore(before)
+        table.checkout(before)
+        _read(table, every_file)
+        table.restore()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def _read(table: "Table", every_file: bool) -> None:
+    if every_file:
+        for _ in table.search().select(["id"]).to_batches():
+            pass
+    elif rows := table.count_rows():
+        table.take_offsets([rows - 1]).select(["id"]).to_arrow()
