@@ -17,9 +17,9 @@ class ApproximateConfig:
 
     partition_rows: int = 1_000_000
     """Vectors in one graph; several graphs are built where there are more, and all of them are searched."""
-    ef: int = 60
+    ef: int = 50
     """Candidates that a search of a graph keeps; at least one and a half times as many as are to be found."""
-    refine: int = 3
+    refine: int = 2
     """How many times as many as are to be found are compared by their whole vectors."""
 
     def __post_init__(self) -> None:

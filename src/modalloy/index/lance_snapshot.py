@@ -23,8 +23,7 @@ from modalloy.index.lance_sql import rows_of_kind, sql_of, sql_of_ids
 from modalloy.index.schema import VECTOR, MetaKind, metadata_kinds
 
 if TYPE_CHECKING:
-    from lancedb.query import LanceVectorQueryBuilder
-    from lancedb.table import Table
+    from lancedb.table import LanceTable, Table
 
 _BLOCK = 8192
 _MOST_PLACES = 100_000
@@ -150,27 +149,34 @@ class LanceSnapshot:
             return self._held[modality]
 
     def _search_index(self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None) -> Found:
-        how = self._approximate
-        asked = self._table.search(query.numpy(), vector_column_name=VECTOR[modality])
-        search = (
-            cast("LanceVectorQueryBuilder", asked)
-            .distance_type("dot")
-            .nprobes(how.partitions(self._sizes[modality]))
-            .ef(how.candidates(k))
-            .refine_factor(how.refine)
-            .limit(k)
-            .select(["id", "_distance"])
-            .with_row_id(True)
-        )
-        if conditions is not None:
-            search = search.where(conditions, prefilter=True)
-        found = search.to_arrow()
+        from lancedb.background_loop import LOOP
+
+        # By way of the asynchronous table: the synchronous one asks the database five times for each search.
+        found = LOOP.run(self._nearest(modality, query, k, conditions))
         ids = found["id"].to_pylist()
         if len(self._places) > _MOST_PLACES:
             self._places = {}
         self._places.update(zip(ids, found["_rowid"].to_pylist(), strict=True))
         # LanceDB's distance is 1 - <query, vector>.
         return Found(ids, [1.0 - distance for distance in found["_distance"].to_pylist()])
+
+    async def _nearest(
+        self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None
+    ) -> pa.Table:
+        how = self._approximate
+        search = (
+            cast("LanceTable", self._table)
+            ._table.vector_search(query.numpy())
+            .column(VECTOR[modality])
+            .distance_type("dot")
+            .nprobes(how.partitions(self._sizes[modality]))
+            .ef(how.candidates(k))
+            .refine_factor(how.refine)
+            .limit(k)
+            .select(["id", "_distance"])
+            .with_row_id()
+        )
+        return await (search if conditions is None else search.where(conditions)).to_arrow()
 
     def _indexed(self, modality: Modality) -> bool:
         return any(VECTOR[modality] in each.columns for each in self._indices)
