@@ -151,7 +151,8 @@ def main() -> None:
             print(f"modalloy / {name}: {median / statistics.median(times[name]):.2f} of its time")
     print(f"exact search of all: {exact_ms:.0f} ms")
     print(f"writing {options.rows / written:,.0f} rows/s, then {optimized:.1f} s for compaction and graph")
-    print(f"a commit of 256 more: {1000 * added:.0f} ms; on disk {size / options.rows / 1000:.1f} kB a picture, besides its thumbnail")
+    print(f"a commit of 256 more: {1000 * added:.0f} ms")
+    print(f"on disk {size / options.rows / 1000:.1f} kB a picture, besides its thumbnail")
     print(f"goal p50 < {GOAL_MS} ms: {'met' if median < GOAL_MS else 'missed'}")
     print(f"goal recall@10 >= {GOAL_RECALL}: {'met' if recall >= GOAL_RECALL else 'missed'}")
     if options.encoder:

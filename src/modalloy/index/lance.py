@@ -256,8 +256,8 @@ def _connect(location: str | Path) -> tuple[str, "DBConnection"]:
     """A folder's absolute path, or the URI, and the database there."""
     # Otherwise it warns of each table that isn't there before it is made.
     os.environ.setdefault("LANCEDB_LOG", "error")
-    # A search is a chain of short steps, which workers pass to each other: with half as many as there are cores, answers
-    # come sooner, and no fewer (benchmarks/search.py).
+    # A search is a chain of short steps, which workers pass to each other: half as many as there are cores answer
+    # sooner, and no fewer questions at once.
     os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     import lancedb
 
