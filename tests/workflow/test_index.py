@@ -13,10 +13,10 @@ from modalloy.data.known_files import KnownFiles
 from modalloy.data.metadata import Metadata
 from modalloy.errors import CheckpointError, ConfigError
 from modalloy.index import Source, open_index
+from modalloy.index.columns import vectors_in
 from modalloy.index.encoder_spec import spec_at, spec_from
 from modalloy.index.held import held_pictures
 from modalloy.search import Part, Query, Searcher
-from modalloy.search.columns import vectors_in
 from modalloy.workflow import index as indexing
 from modalloy.workflow.features import Collection
 from modalloy.workflow.index import index

@@ -22,6 +22,7 @@ from modalloy.features.preparation import Preparation, by_threads, without_bugs
 from modalloy.features.sources import Source as Rows
 from modalloy.index.base import Snapshot
 from modalloy.index.changes import Change, Picture
+from modalloy.index.columns import vectors_in
 from modalloy.index.held import rows_of
 from modalloy.index.schema import VECTOR
 from modalloy.index.thumbnails import thumbnail_of
@@ -212,5 +213,4 @@ def _vectors(table: pa.Table, modality: Modality) -> Mapping[str, np.ndarray]:
     ids = table.column("id").to_pylist()
     if not ids:
         return {}
-    flat = table.column(VECTOR[modality]).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return dict(zip(ids, flat.reshape(len(ids), -1), strict=True))
+    return dict(zip(ids, vectors_in(table, VECTOR[modality]).numpy(), strict=True))

@@ -120,10 +120,9 @@ class LanceIndex:
     def snapshot(self) -> LanceSnapshot:
         """See `Index`. The same object as before if nothing was committed meanwhile."""
         with self._lock:
-            if self._is_begun():
+            head, head_version = _read_head(self._database, self.location)
+            if head.generation < self._head.generation:
                 head, head_version = self._head, 0
-            else:
-                head, head_version = _read_head(self._database, self.location)
             table = self._open_items(head)
             version = head_version << 32 | table.version
             if self._newest is None or self._newest.version != version:
@@ -138,7 +137,7 @@ class LanceIndex:
         Raises:
             ConfigError: the head is of another encoder, or another generation was switched to meanwhile.
         """
-        self._refuse_if_overtaken()
+        begun = self._require_current()
         if head is not None:
             if (head.generation, head.fingerprints, head.dim) != (
                 self._head.generation,
@@ -146,7 +145,7 @@ class LanceIndex:
                 self._head.dim,
             ):
                 raise ConfigError("a commit can't change an index's encoder or generation; build the next generation.")
-            begun, self._head = self._is_begun(), head
+            self._head = head
             if not begun:
                 self._write_head()
         table = self._open_items(self._head)
@@ -167,7 +166,7 @@ class LanceIndex:
         """See `Index`. What readers of the last hour may hold stays."""
         from lancedb.index import BTree, HnswSq
 
-        self._refuse_if_overtaken()
+        begun = self._require_current()
         table = self._open_items(self._head)
         with readable(table, every_file=True):
             table.optimize(cleanup_older_than=age_kept(table, _KEPT_FOR_READERS))
@@ -182,7 +181,7 @@ class LanceIndex:
                 table.create_index(column, config=HnswSq(distance_type="dot", num_partitions=partitions))
         if "id" not in indexed and table.count_rows() > self._exact_up_to:
             table.create_index("id", config=BTree())
-        if not self._is_begun():
+        if not begun:
             self._forget_others()
 
     @guarded
@@ -221,14 +220,15 @@ class LanceIndex:
 
     def _is_begun(self) -> bool:
         """Whether this writes to a generation that doesn't count yet."""
-        if not is_made(self._database, _HEAD):
-            return True
         return _read_head(self._database, self.location)[0].generation < self._head.generation
 
-    def _refuse_if_overtaken(self) -> None:
-        """Refuses to write to a generation that is no more the one that counts."""
-        if not self._is_begun() and _items(_read_head(self._database, self.location)[0]) != self._items:
+    def _require_current(self) -> bool:
+        """Refuses to write to a generation that counts no more; gives whether it doesn't count yet."""
+        counting = _read_head(self._database, self.location)[0]
+        begun = counting.generation < self._head.generation
+        if not begun and _items(counting) != self._items:
             raise ConfigError(f"{self.location} has a newer generation by now; open it again.")
+        return begun
 
     def _create_items(self) -> None:
         self._database.create_table(self._items, schema=rows_schema(self._head.dim), mode="overwrite")

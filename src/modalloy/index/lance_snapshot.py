@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from modalloy.encoders.base import MODALITIES
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Found, Head
 from modalloy.index.checks import check_queries
+from modalloy.index.columns import in_order, vectors_in
 from modalloy.index.condition import Condition, check_condition
 from modalloy.index.exact import best_of_blocks, best_rows
 from modalloy.index.lance_errors import guarded, storage_errors
@@ -101,9 +101,7 @@ class LanceSnapshot:
         if places:
             parts.append(self._table.take_row_ids(list(places.values())).select(wanted).to_arrow().select(wanted))
             parts[-1].validate(full=True)
-        found = pa.concat_tables(parts)
-        place_of = {id: place for place, id in enumerate(found["id"].to_pylist())}
-        return found.take(pa.array([place_of[id] for id in ids if id in place_of], pa.int64())).select(list(columns))
+        return in_order(pa.concat_tables(parts), ids, columns)
 
     def scan(
         self,
@@ -192,9 +190,7 @@ class LanceSnapshot:
 
     def _vectors(self, modality: Modality, where: str) -> Iterator[tuple[list[str], Float[Tensor, "items dim"]]]:
         for batch in self._batches(["id", VECTOR[modality]], where):
-            # A slice of a list array keeps the values of the whole; flatten gives those of the slice.
-            values = batch[VECTOR[modality]].flatten().to_numpy(zero_copy_only=False)
-            yield batch["id"].to_pylist(), torch.from_numpy(np.array(values).reshape(len(batch), self.head.dim))
+            yield batch["id"].to_pylist(), vectors_in(batch, VECTOR[modality])
 
     def _batches(
         self, columns: Sequence[str], where: str | None, limit: int | None = None, offset: int = 0

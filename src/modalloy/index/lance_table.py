@@ -53,6 +53,8 @@ def readable(table: "Table", every_file: bool = False) -> Iterator[None]:
     """
     before = table.version
     yield
+    if table.version == before:
+        return
     try:
         _read(table, every_file)
     except (RuntimeError, ValueError, OSError) as error:

@@ -10,6 +10,7 @@ from torch import Tensor
 from modalloy.encoders import Modality
 from modalloy.index.base import Found
 from modalloy.index.checks import check_queries
+from modalloy.index.columns import in_order
 from modalloy.index.condition import Condition
 from modalloy.index.qdrant_config import QdrantConfig
 from modalloy.index.qdrant_connection import reaching
@@ -84,8 +85,7 @@ class QdrantSnapshot:
             for batch in self._batches(wanted, self._filter((), one_of("id", some)))
         ]
         found = pa.Table.from_batches(batches, pa.schema([self._schema.field(column) for column in wanted]))
-        place = {id: place for place, id in enumerate(found["id"].to_pylist())}
-        return found.take(pa.array([place[id] for id in ids if id in place], pa.int64())).select(list(columns))
+        return in_order(found, ids, columns)
 
     def scan(
         self,

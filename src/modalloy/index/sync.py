@@ -125,7 +125,7 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
     lost = captions_without_rows(snapshot, source.name, held) if config.rehash else ()
     changes = compare(held, wanted, lost)
     if not config.allow_removals:
-        _require_most(changes, len(held), source)
+        require_most(changes.lost, len(held), source)
     _refuse_ids_of_others(snapshot, source, [change.picture.id for change in changes.changed])
     if source not in snapshot.head.sources:
         index.commit(head=snapshot.head.with_source(source))
@@ -164,10 +164,11 @@ def _wanted(manifest: Manifest, source: Source, files: KnownFiles) -> tuple[list
     return wanted, rejects
 
 
-def _require_most(changes: Changes, held: int, source: Source) -> None:
-    if 2 * changes.lost > held:
+def require_most(lost: int, held: int, source: Source) -> None:
+    """Raises a DataError if most of a source's pictures would leave the index, as when a disk isn't mounted."""
+    if 2 * lost > held:
         raise DataError(
-            f"{changes.lost:,} of the {held:,} pictures of {source.collection} in the index are gone: is a disk not "
+            f"{lost:,} of the {held:,} pictures of {source.collection} in the index are gone: is a disk not "
             "mounted? If they are to be removed from the index, say --allow-removals."
         )
 

@@ -5,10 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from modalloy.data.images import decode_image
 from modalloy.data.item import is_path
@@ -16,6 +12,7 @@ from modalloy.encoders import Modality
 from modalloy.encoders.base import MODALITIES
 from modalloy.errors import ImageError
 from modalloy.index.base import Index, Snapshot
+from modalloy.index.columns import vectors_in
 from modalloy.index.findings import Finding, Findings
 from modalloy.index.picture_files import FILE, PictureFiles, sha256_of_file
 from modalloy.index.row_checks import RowChecks, scanned
@@ -103,7 +100,7 @@ def _search(snapshot: Snapshot, modality: Modality, ids: list[str], findings: Fi
     if not ids:
         return
     table = snapshot.rows(ids, ["id", VECTOR[modality]])
-    vectors = _vectors(table, VECTOR[modality])
+    vectors = vectors_in(table, VECTOR[modality])
     exact = snapshot.search(modality, vectors, _K, exact=True)
     approximate = snapshot.search(modality, vectors, _K)
     for id, own, best, found in zip(table["id"].to_pylist(), vectors, exact, approximate, strict=True):
@@ -115,11 +112,6 @@ def _search(snapshot: Snapshot, modality: Modality, ids: list[str], findings: Fi
             findings.add("not found by itself", id)
             continue
         yield min(1.0, sum(score >= best.scores[-1] - _CLOSE for score in found.scores) / len(best.scores))
-
-
-def _vectors(table: pa.Table, column: str) -> Float[Tensor, "rows dim"]:
-    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(np.array(flat, dtype=np.float32).reshape(len(table), -1))
 
 
 def _check_files(snapshot: Snapshot, findings: Findings) -> None:

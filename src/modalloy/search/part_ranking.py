@@ -9,8 +9,8 @@ from torch import Tensor
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 from modalloy.index import Condition, Found, Snapshot
+from modalloy.index.columns import vectors_in
 from modalloy.index.schema import VECTOR
-from modalloy.search.columns import vectors_in
 from modalloy.search.explanation import VectorParts, restricted
 
 MOST = 200_000

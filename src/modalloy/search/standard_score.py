@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modalloy.encoders import Modality
 from modalloy.index import Condition, Snapshot
+from modalloy.index.columns import vectors_in
 from modalloy.index.schema import VECTOR
-from modalloy.search.columns import vectors_in
 
 SAMPLE = 2048
 """Vectors of a sample at most; the deviation is then known to about 2%."""

@@ -17,9 +17,9 @@ from modalloy.encoders import Encoder, Modality
 from modalloy.encoders.base import MODALITIES
 from modalloy.errors import CheckpointError, ConfigError, DataError, ModalloyError
 from modalloy.index import Condition, Head, Snapshot
+from modalloy.index.columns import vectors_in
 from modalloy.index.picture_files import FILE, PictureFiles
 from modalloy.index.schema import META, VECTOR
-from modalloy.search.columns import vectors_in
 from modalloy.search.combined import Combined, combine
 from modalloy.search.explanation import VectorParts, contributions, restricted, vector_parts
 from modalloy.search.hit import Answer, Hit

@@ -15,7 +15,7 @@ from modalloy.index import Condition, Head, Index, Source, create_index, open_in
 from modalloy.index.encoder_spec import head_of, made_by, spec_at
 from modalloy.index.lock import is_uri
 from modalloy.index.source_name import check_source_name, source_name_of
-from modalloy.index.sync import SyncConfig, Synced, sync
+from modalloy.index.sync import SyncConfig, Synced, require_most, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change
 from modalloy.workflow.collections import DEMO, open_with_rejects
@@ -217,7 +217,8 @@ class Keeper:
         caught_up = [self._sync(beside, encoder, each) for each in head.sources]
         if not self._config.allow_removals:
             for each in head.sources:
-                _require_most(index, beside, each)
+                before, after = (_pictures(one, each) for one in (index, beside))
+                require_most(before - after, before, each)
         beside.optimize()
         beside.switch()
         return _updated(beside, [replace(old, pictures=new.pictures) for old, new in zip(done, caught_up, strict=True)])
@@ -282,12 +283,5 @@ def _require_collection(source: Source) -> None:
         raise DataError(f"{source.collection} isn't there; check the path.")
 
 
-def _require_most(old: Index, new: Index, source: Source) -> None:
-    """Refuses a generation that lost most of a source's pictures."""
-    where = [Condition("source", "=", source.name), Condition("modality", "=", "image")]
-    before, after = old.snapshot().count(where), new.snapshot().count(where)
-    if 2 * after < before:
-        raise DataError(
-            f"{before - after:,} of the {before:,} pictures of {source.collection} in the index are gone: is a disk "
-            "not mounted? If they are to be removed from the index, say --allow-removals."
-        )
+def _pictures(index: Index, source: Source) -> int:
+    return index.snapshot().count([Condition("source", "=", source.name), Condition("modality", "=", "image")])
