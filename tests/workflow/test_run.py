@@ -25,8 +25,8 @@ from modalloy.errors import ConfigError, DataError
 from modalloy.evaluation import EmbeddingScores, metrics, rank_queries
 from modalloy.files import read_json
 from modalloy.fusion import FeatureSet, Rotated, TowerConfig, TowerFuser, input_shapes
+from modalloy.index.columns import vectors_in
 from modalloy.index.schema import VECTOR
-from modalloy.search.columns import vectors_in
 from modalloy.training import trainer
 from modalloy.training.align import fit_aligner
 from modalloy.training.align_config import LocalBranchConfig, UnfreezeConfig
