@@ -12,6 +12,7 @@ from toy_index import DIM, toy_head, toy_rows, unit_vectors
 from modalloy.errors import ConfigError
 from modalloy.index import Condition, Head, Index, Snapshot
 from modalloy.index.condition import column_of
+from modalloy.index.schema import VECTOR
 
 COUNT = 40
 CAMERAS = ["M6", "m6 II", "X100", "100%", "it's", "Größe", None]
@@ -159,6 +160,8 @@ class SnapshotContract:
         assert found.schema.equals(table.schema)
         assert found.to_pylist() == [given[id] for id in asked if id in given]
         assert filled.rows(asked, ["path"]).column_names == ["path"]
+        shown = [name for name in table.column_names if name not in ("thumbnail", *VECTOR.values())]
+        assert filled.rows(asked, shown).equals(found.select(shown))
         assert sorted(all_rows(filled, table.column_names), key=lambda row: row["id"]) == [
             given[id] for id in sorted(given)
         ]

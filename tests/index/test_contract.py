@@ -9,10 +9,10 @@ import pytest
 from index.index_contract import IndexContract
 from index.memory_index import MemoryIndex
 from index.s3_server import s3_server
-from index.snapshot_contract import SnapshotContract
+from index.snapshot_contract import COUNT, SnapshotContract
 from qdrant_client import QdrantClient
 
-from modalloy.index import Head, Index, create_index, open_index
+from modalloy.index import Head, Index, create_index, lance_snapshot, open_index
 from modalloy.index.qdrant import QdrantIndex
 
 
@@ -85,6 +85,17 @@ class TestLance(IndexContract):
     def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Places:
         folder: Path = tmp_path_factory.mktemp("indexes")
         return Places(f"{folder}/index")
+
+
+class TestLanceOfManyRows(SnapshotContract):
+    """With more rows than are held in memory."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(lance_snapshot, "CACHED_UP_TO", COUNT)
+            yield Places(f"{tmp_path_factory.mktemp('indexes')}/index")
 
 
 @pytest.mark.slow

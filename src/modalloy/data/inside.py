@@ -65,6 +65,14 @@ class Inside:
             )
         return Path(real)
 
+    def holds(self, path: str) -> bool:
+        """Whether a path, as `real` takes it, leads to a file in the folder, whether or not it is there."""
+        try:
+            self.real(path)
+        except ImageError:
+            return False
+        return True
+
     def open(self, path: str) -> Opened:
         """Opens a file, or a tar's member.
 

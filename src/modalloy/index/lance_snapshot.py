@@ -14,6 +14,7 @@ from modalloy.encoders import Modality
 from modalloy.encoders.base import MODALITIES
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Found, Head
+from modalloy.index.cached_rows import CACHED_UP_TO, PLACE, CachedRows, is_cached
 from modalloy.index.checks import check_queries
 from modalloy.index.columns import in_order, vectors_in
 from modalloy.index.condition import Condition, check_condition
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable, Table
 
 _BLOCK = 8192
-_MOST_PLACES = 100_000
 
 
 class LanceSnapshot:
@@ -54,13 +54,12 @@ class LanceSnapshot:
         self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
         self._lock = threading.Lock()
         self._held: dict[Modality, tuple[list[str], Tensor]] = {}
-        self._places: dict[str, int] = {}
 
     @cached_property
     @guarded
     def metadata(self) -> Mapping[str, MetaKind]:
         """The users' fields and their kinds."""
-        return metadata_kinds(self._table.schema)
+        return metadata_kinds(self._schema)
 
     @guarded
     def search(
@@ -91,17 +90,18 @@ class LanceSnapshot:
     @guarded
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """See `Snapshot`."""
+        cached = self._cached
+        if cached is not None and all(map(is_cached, columns)):
+            return cached.take(ids, columns)
         wanted = list(dict.fromkeys(["id", *columns]))
-        # What a search has just found is read by its place, which takes half the time of a look-up.
-        places = {id: place for id in ids if (place := self._places.get(id)) is not None}
-        others = [id for id in ids if id not in places]
-        parts = [self._schema(wanted).empty_table()]
-        if others:
-            parts.append(pa.Table.from_batches(self._batches(wanted, sql_of_ids(others)), self._schema(wanted)))
-        if places:
-            parts.append(self._table.take_row_ids(list(places.values())).select(wanted).to_arrow().select(wanted))
-            parts[-1].validate(full=True)
-        return in_order(pa.concat_tables(parts), ids, columns)
+        if cached is None:
+            batches = list(self._batches(wanted, sql_of_ids(ids)))
+            found = pa.Table.from_batches(batches, pa.schema([self._schema.field(column) for column in wanted]))
+        else:
+            # By their places it takes half the time of a look-up.
+            found = self._table.take_row_ids(cached.places(ids)).select(wanted).to_arrow().select(wanted)
+            found.validate(full=True)
+        return in_order(found, ids, columns)
 
     def scan(
         self,
@@ -120,8 +120,28 @@ class LanceSnapshot:
         return int(self._table.count_rows(sql_of([check_condition(each, self.metadata) for each in where])))
 
     @cached_property
+    def _schema(self) -> pa.Schema:
+        # LanceDB asks the database for it each time.
+        return self._table.schema
+
+    @cached_property
     def _sizes(self) -> dict[Modality, int]:
         return {modality: int(self._table.count_rows(rows_of_kind(modality))) for modality in MODALITIES}
+
+    @property
+    def _cached(self) -> CachedRows | None:
+        """What is known of all rows besides vectors, read once; None where there are too many rows."""
+        with self._lock:
+            return self._read_cached
+
+    @cached_property
+    def _read_cached(self) -> CachedRows | None:
+        if self._table.count_rows() > CACHED_UP_TO:
+            return None
+        columns = [column for column in self._schema.names if is_cached(column)]
+        fields = [*map(self._schema.field, columns), pa.field(PLACE, pa.uint64())]
+        batches = [batch.select([*columns, PLACE]) for batch in self._batches(columns, None, places=True)]
+        return CachedRows(pa.Table.from_batches(batches, pa.schema(fields)))
 
     def _search_held(
         self, modality: Modality, queries: Float[Tensor, "queries dim"], k: int, conditions: Sequence[Condition]
@@ -149,19 +169,8 @@ class LanceSnapshot:
     def _search_index(self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None) -> Found:
         from lancedb.background_loop import LOOP
 
+        cached, how = self._cached, self._approximate
         # By way of the asynchronous table: the synchronous one asks the database five times for each search.
-        found = LOOP.run(self._nearest(modality, query, k, conditions))
-        ids = found["id"].to_pylist()
-        if len(self._places) > _MOST_PLACES:
-            self._places = {}
-        self._places.update(zip(ids, found["_rowid"].to_pylist(), strict=True))
-        # LanceDB's distance is 1 - <query, vector>.
-        return Found(ids, [1.0 - distance for distance in found["_distance"].to_pylist()])
-
-    async def _nearest(
-        self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None
-    ) -> pa.Table:
-        how = self._approximate
         search = (
             cast("LanceTable", self._table)
             ._table.vector_search(query.numpy())
@@ -171,10 +180,14 @@ class LanceSnapshot:
             .ef(how.candidates(k))
             .refine_factor(how.refine)
             .limit(k)
-            .select(["id", "_distance"])
+            # A row's place costs nothing, unlike its id.
+            .select(["_distance", *(["id"] if cached is None else [])])
             .with_row_id()
         )
-        return await (search if conditions is None else search.where(conditions)).to_arrow()
+        found = LOOP.run((search if conditions is None else search.where(conditions)).to_arrow())
+        ids = found["id"].to_pylist() if cached is None else cached.at(found[PLACE].to_pylist())
+        # LanceDB's distance is 1 - <query, vector>.
+        return Found(ids, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
     def _indexed(self, modality: Modality) -> bool:
         return any(VECTOR[modality] in each.columns for each in self._indices)
@@ -193,12 +206,17 @@ class LanceSnapshot:
             yield batch["id"].to_pylist(), vectors_in(batch, VECTOR[modality])
 
     def _batches(
-        self, columns: Sequence[str], where: str | None, limit: int | None = None, offset: int = 0
+        self,
+        columns: Sequence[str],
+        where: str | None,
+        limit: int | None = None,
+        offset: int = 0,
+        places: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         if limit == 0:  # which LanceDB takes for no limit
             return
         with storage_errors(self.location):
-            query = self._table.search().select(list(columns))
+            query = self._table.search().select(list(columns)).with_row_id(places)
             if where is not None:
                 query = query.where(where)
             if limit is not None:
@@ -209,6 +227,3 @@ class LanceSnapshot:
                 # LanceDB has no checksums: of damaged texts and lists this is all that tells.
                 batch.validate(full=True)
                 yield batch
-
-    def _schema(self, columns: Sequence[str]) -> pa.Schema:
-        return pa.schema([self._table.schema.field(column) for column in columns])

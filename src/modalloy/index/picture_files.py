@@ -5,7 +5,7 @@ any file: nothing outside a source's folder is ever opened.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,15 @@ class PictureFiles:
 
     def path(self, row: Mapping[str, Any]) -> str | None:
         """The absolute path of a row's picture; None where its folder isn't known, or it isn't inside that."""
-        root = self._roots.get(row["source"] or "")
-        if not root or row["path"] is None:
-            return None
-        try:
-            Inside(root).real(row["path"])
-        except ImageError:
-            return None
-        return str(Path(root) / row["path"])
+        return next(self.paths([row]))
+
+    def paths(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[str | None]:
+        """`path` for each of some rows, which looks up once where a folder really is."""
+        folders = {name: Inside(root) for name, root in self._roots.items() if root}
+        for row in rows:
+            source, path = row["source"] or "", row["path"]
+            known = source in folders and path is not None and folders[source].holds(path)
+            yield str(Path(self._roots[source]) / path) if known else None
 
     def open(self, row: Mapping[str, Any]) -> Opened:
         """The file of a row's picture, whatever is in it by now.

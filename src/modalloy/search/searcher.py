@@ -110,7 +110,7 @@ class Searcher:
                 rerankers = self._second_stages(encoder)
             view = View(snapshot, encoder, rerankers, self._encoding)
             for modality in old.sampled:
-                view.sample(modality)
+                view.load(modality)
             self._view = view
             return True
 

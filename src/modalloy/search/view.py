@@ -156,9 +156,14 @@ class View:
         with self._lock:
             warm(self.encoder)
         for modality in MODALITIES:
-            sample = self.sample(modality)
-            if len(sample):
-                self.snapshot.search(modality, sample[:1], 1)
+            self.load(modality)
+
+    def load(self, modality: Modality) -> None:
+        """Reads what a first question for pictures, or for captions, would otherwise wait for."""
+        sample = self.sample(modality)
+        if len(sample):
+            found = self.snapshot.search(modality, sample[:1], 1)[0]
+            self.snapshot.rows(found.ids, _SHOWN)
 
     @property
     def sampled(self) -> tuple[Modality, ...]:
@@ -235,13 +240,13 @@ class View:
                 score=scores[row["id"]],
                 picture_id=row["picture_id"],
                 standard_score=asked.spread.standard(scores[row["id"]]),
-                path=self._files.path(row),
+                path=path,
                 captions=tuple(row["captions"] or ()),
                 width=row["width"],
                 height=row["height"],
                 metadata={name: row[column] for name, column in metadata.items() if row[column] is not None},
             )
-            for row in rows
+            for row, path in zip(rows, self._files.paths(rows), strict=True)
         ]
 
     def _picture(self, row: Mapping[str, Any]) -> Picture:
