@@ -24,7 +24,7 @@ from measuring import measure
 from search import drawn, rows_of
 
 from modalloy.encoders import Encoded, Encoder, Fingerprint
-from modalloy.index import Head, create_index
+from modalloy.index import Head, Source, create_index
 from modalloy.search import Part, Query, Searcher
 from modalloy.serve import ServeConfig, create_app
 
@@ -57,7 +57,9 @@ def opened(folder: Path) -> Searcher:
     """Over a new index of drawn vectors."""
     encoder, random = Cheap(), np.random.default_rng(0)
     centres = random.standard_normal((50, DIM), np.float32)
-    index = create_index(folder, Head("cheap", {"text": encoder.fingerprint("text")}, DIM))
+    # Of each answer it is looked up where its file is.
+    source = Source("", "drawn", None, str(folder))
+    index = create_index(folder, Head("cheap", {"text": encoder.fingerprint("text")}, DIM, (source,)))
     index.commit(rows_of(drawn(ROWS, DIM, 1.0, centres, random), 0))
     return Searcher(index, encoder)
 

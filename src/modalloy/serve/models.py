@@ -89,6 +89,8 @@ class HitAnswer(BaseModel):
 class SearchAnswer(BaseModel):
     """The answers to a question, best first; see `modalloy.search.Answer`."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     hits: list[HitAnswer]
     searched: int
     version: int
