@@ -26,9 +26,9 @@ def check_queries(queries: Float[Tensor, "queries dim"], k: int, head: Head) -> 
             f"the index's vectors are {head.dim} long, but the queries {queries.shape[1]}; make them with the index's "
             f"encoder, {head.spec}."
         )
-    unusable = (~queries.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if unusable:
-        raise DataError(f"query {unusable[0]} holds NaN or infinity, so nothing compares with it.")
+    if not queries.isfinite().all():
+        unusable = int((~queries.isfinite().all(dim=1)).nonzero()[0])
+        raise DataError(f"query {unusable} holds NaN or infinity, so nothing compares with it.")
     return queries.detach().cpu().float()
 
 
