@@ -50,7 +50,7 @@ def test_the_options_are_the_configuration(capsys, served, tmp_path):
     ("options", "said"),
     [
         (["--port", "70000"], "port must be from 0 to 65535"),
-        (["--host", "0.0.0.0"], "--api_key_file"),
+        (["--host", "0.0.0.0"], "--api-key-file"),
         (["--allow_origin", "*"], "one by one"),
         (["nowhere", "--port", "0"], "nowhere"),
         (["--api_key_file", "nowhere"], "API key's file nowhere"),

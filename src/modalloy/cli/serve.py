@@ -27,7 +27,7 @@ class Serve(Verb):
         )
         parser.add_class_arguments(ServeConfig, skip=_LISTED | _FLAGS)
         parser.add_argument(
-            "--allow_origin",
+            "--allow-origin",
             nargs="+",
             type=str,
             default=[],

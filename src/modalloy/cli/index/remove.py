@@ -24,6 +24,7 @@ class Remove(Verb):
             "ids",
             nargs="*",
             type=str,
+            default=[],
             help="ids of pictures; they come back with the next update, unless their files leave the source",
         )
         parser.add_argument(
