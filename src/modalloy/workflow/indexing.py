@@ -18,6 +18,7 @@ from modalloy.index.source_name import check_source_name, source_name_of
 from modalloy.index.sync import SyncConfig, Synced, require_most, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change
+from modalloy.progress import waiting
 from modalloy.workflow.collections import DEMO, open_with_rejects
 from modalloy.workflow.default_encoder import default_spec
 
@@ -234,7 +235,8 @@ class Keeper:
 
     def _loaded(self, spec: str) -> Encoder:
         if spec not in self._encoders:
-            encoder = load_encoder(spec)
+            with waiting(f"loading {spec}"):
+                encoder = load_encoder(spec)
             if self._device is not None:
                 encoder.to(self._device)
             self._encoders[spec] = self._encoders[encoder.spec] = encoder
