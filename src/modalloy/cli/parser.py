@@ -57,9 +57,7 @@ class Parser(ArgumentParser):
         if rest.partition(".")[0] in parser.verbs:
             return parser._missing(names)
         actions = parser._option_string_actions
-        shown = [
-            actions[f"--{name}"].option_strings[0] if f"--{name}" in actions else name.upper() for name in names
-        ]
+        shown = [actions[f"--{name}"].option_strings[0] if f"--{name}" in actions else name.upper() for name in names]
         return parser, f"missing {', '.join(shown)}"
 
     def _misfit(self, key: str, value: str | None) -> str | None:

@@ -57,4 +57,6 @@ class Serve(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        console.print(Text(f"stopped, as it was told to; {result['index']} was served at {result['address']}"), soft_wrap=True)
+        console.print(
+            Text(f"stopped, as it was told to; {result['index']} was served at {result['address']}"), soft_wrap=True
+        )
