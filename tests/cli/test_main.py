@@ -132,9 +132,15 @@ def test_help_of_a_group_lists_its_verbs(capsys):
         (["serach", "a"], "modalloy: there is no verb 'serach'; did you mean search? (there are demo, run, "),
         (["index", "biuld"], "modalloy index: there is no verb 'biuld'; did you mean build? (there are build, add, "),
         (["index", "xyz"], "modalloy index: there is no verb 'xyz' (there are build, "),
-        (["index", "export", "fais", "x"], "there is no kind 'fais'; did you mean faiss? (there are npy-parquet, faiss)"),
+        (
+            ["index", "export", "fais", "x"],
+            "there is no kind 'fais'; did you mean faiss? (there are npy-parquet, faiss)",
+        ),
         (["search", "a", "b", "c", "--explian=3"], "there is no option --explian; did you mean --explain? (see"),
-        (["serve", "--allow_orgin", "x"], "modalloy serve: there is no option --allow_orgin; did you mean --allow-origin?"),
+        (
+            ["serve", "--allow_orgin", "x"],
+            "modalloy serve: there is no option --allow_orgin; did you mean --allow-origin?",
+        ),
         (["serve", "--k_most", "x"], "modalloy serve: --k-most must be a whole number, got 'x'"),
     ],
 )

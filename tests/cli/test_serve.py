@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from index.picture_rows import head
 
 from modalloy import serve as serving
