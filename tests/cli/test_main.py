@@ -134,12 +134,12 @@ def test_help_of_a_group_lists_its_verbs(capsys):
         (["index", "xyz"], "modalloy index: there is no verb 'xyz' (there are build, "),
         (
             ["index", "export", "fais", "x"],
-            "there is no kind 'fais'; did you mean faiss? (there are npy-parquet, faiss)",
+            "no kind 'fais'; did you mean faiss? (there are npy-parquet, faiss)",
         ),
         (["search", "a", "b", "c", "--explian=3"], "there is no option --explian; did you mean --explain? (see"),
         (
             ["serve", "--allow_orgin", "x"],
-            "modalloy serve: there is no option --allow_orgin; did you mean --allow-origin?",
+            "there is no option --allow_orgin; did you mean --allow-origin? (see",
         ),
         (["serve", "--k_most", "x"], "modalloy serve: --k-most must be a whole number, got 'x'"),
     ],

@@ -53,7 +53,8 @@ class List(Verb):
             f"{counted(result['captions'], 'caption')}{size}",
             f"made by {result['encoder']}, generation {result['generation']}",
             *(
-                f"source {source['name']!r}: {counted(source['pictures'], 'picture')} of {source['collection'] or 'unknown'}"
+                f"source {source['name']!r}: {counted(source['pictures'], 'picture')} "
+                f"of {source['collection'] or 'unknown'}"
                 for source in result["sources"]
             ),
             "fields: " + (", ".join(f"{name} ({kind})" for name, kind in result["fields"].items()) or "none"),
