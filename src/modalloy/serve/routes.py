@@ -80,7 +80,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
         return ItemAnswer(
             id=row["id"],
             captions=row["captions"] or [],
-            metadata=metadata_of(row, fields),
+            metadata={**metadata_of(row, fields)},
             **{name: row[name] for name in _FACTS[1:]},
         )
 
