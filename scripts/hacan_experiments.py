@@ -31,7 +31,7 @@ from modalloy.search.global_weight import WEIGHTS
 from modalloy.threads import set_threads
 from modalloy.training.align_config import AlignConfig
 from modalloy.workflow.align import align_backbones
-from modalloy.workflow.collections import open_with_rejects
+from modalloy.workflow.collections import open_collection
 from modalloy.workflow.evaluate import with_counts
 from modalloy.workflow.features import Collection
 from modalloy.workflow.stages import rank_stages
@@ -90,7 +90,7 @@ class Experiments:
 
     def __init__(self, config: HacanExperiments, split: str, device: str) -> None:
         self.config, self.split, self.device = config, split, device
-        manifest = draw_splits(open_with_rejects(config.collection, config.images)[0], config.splits)
+        manifest = draw_splits(open_collection(config.collection, config.images), config.splits)
         self.collection = Collection(manifest, config.features)
 
     def encoder(self, name: str, seed: int) -> AlignedEncoder:

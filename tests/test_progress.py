@@ -1,6 +1,8 @@
+import sys
+
 import pytest
 
-from modalloy.progress import progress_bar, track
+from modalloy.progress import progress_bar, track, waiting
 
 
 def test_yields_everything_in_order_and_shows_it_on_stderr(capsys):
@@ -38,6 +40,18 @@ def test_errors_pass_through():
 
     with pytest.raises(ValueError, match="inside"):
         list(track(failing(), "reading", total=2))
+
+
+def test_what_is_waited_for_is_shown_on_a_terminal_alone(capsys, monkeypatch):
+    with waiting("loading [this]"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with waiting("loading [this]"):
+        pass
+    shown = capsys.readouterr()
+    assert shown.out == "" and "loading [this]" in shown.err
 
 
 def test_progress_bar(capsys):

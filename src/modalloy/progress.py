@@ -14,6 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 Element = TypeVar("Element")
 
@@ -35,6 +36,16 @@ def progress_bar() -> Iterator[Progress]:
     )
     with Progress(*columns, console=Console(file=sys.stderr), refresh_per_second=4) as progress:
         yield progress
+
+
+@contextmanager
+def waiting(description: str) -> Iterator[None]:
+    """Shows on a terminal what takes seconds and can't be counted, until it is done; elsewhere it is silent."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(file=sys.stderr).status(Text(description)):
+        yield
 
 
 def track(

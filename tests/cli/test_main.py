@@ -1,6 +1,7 @@
 """What all verbs have in common."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -57,6 +58,31 @@ def test_the_example_is_a_command_that_parses(verb, monkeypatch, capsys):
     assert capsys.readouterr().out in ("shown\n", "{}\n")
 
 
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_help_spells_options_with_dashes(words, capsys):
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    # Those with a "." are keys of a configuration.
+    assert not re.search(r"--[a-z]+_", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("spelling", ["--allow-removals", "--allow_removals"])
+@pytest.mark.parametrize("sign", "-_")
+def test_an_option_may_be_spelled_with_either_sign(spelling, sign, monkeypatch, capsys):
+    seen: list[Namespace] = []
+    monkeypatch.setattr("modalloy.cli.index.update.Update.execute", lambda _, options: seen.append(options) or {})
+    monkeypatch.setattr("modalloy.cli.index.update.Update.exit_code", lambda *_: 0)
+    assert main(["index", "update", "--json", spelling, f"--batch{sign}size", "3"]) == 0
+    assert (seen[0].allow_removals, seen[0].batch_size) == (True, 3)
+
+
+def test_help_of_remove_requires_no_ids(capsys):
+    with pytest.raises(SystemExit):
+        main(["index", "remove", "--help"])
+    text = capsys.readouterr().out
+    assert "[ids ...]" in text and "required" not in text
+
+
 def test_help_lists_every_verb(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -102,7 +128,20 @@ def test_help_of_a_group_lists_its_verbs(capsys):
             "--align.local takes no value itself, but has options: --align.local.dim, ",
         ),
         # Abbreviations would change their meaning with each new option.
-        (["doctor", "demo", "--thr", "1"], "--thr"),
+        (["doctor", "demo", "--thr", "1"], "modalloy doctor: there is no option --thr"),
+        (["serach", "a"], "modalloy: there is no verb 'serach'; did you mean search? (there are demo, run, "),
+        (["index", "biuld"], "modalloy index: there is no verb 'biuld'; did you mean build? (there are build, add, "),
+        (["index", "xyz"], "modalloy index: there is no verb 'xyz' (there are build, "),
+        (
+            ["index", "export", "fais", "x"],
+            "no kind 'fais'; did you mean faiss? (there are npy-parquet, faiss)",
+        ),
+        (["search", "a", "b", "c", "--explian=3"], "there is no option --explian; did you mean --explain? (see"),
+        (
+            ["serve", "--allow_orgin", "x"],
+            "there is no option --allow_orgin; did you mean --allow-origin? (see",
+        ),
+        (["serve", "--k_most", "x"], "modalloy serve: --k-most must be a whole number, got 'x'"),
     ],
 )
 def test_a_command_that_cannot_be_parsed_ends_with_2(arguments, said, capsys):

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -53,7 +54,8 @@ def test_people_get_the_table_the_report_and_a_search_to_try(capsys, finished_ru
         assert f" {system['rsum']:.1f}" in line
     assert f"report: {finished_run}/report.html" in out.splitlines()
     (search,) = [line.removeprefix("search: ") for line in out.splitlines() if line.startswith("search: ")]
-    assert main([*shlex.split(search)[1:], "--json"]) == 0
+    words = shlex.split(search)
+    assert main([*words[words.index("search") :], "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["hits"]) == 5
 
 
@@ -97,7 +99,22 @@ def test_the_search_to_try_may_be_pasted(asked, capsys, finished_run, tmp_path):
     out = capsys.readouterr().out
     assert f"report: {tmp_path}/my [b]run/report.html" in out
     (search,) = [line for line in out.splitlines() if line.startswith("search: ")]
-    assert shlex.split(search)[3] == f"{tmp_path}/my [b]run"
+    assert shlex.split(search)[-4] == f"{tmp_path}/my [b]run"
+
+
+@pytest.mark.parametrize(
+    ("found", "begun_with", "program"),
+    [
+        ("/bin/modalloy", "/a/modalloy/__main__.py", "modalloy"),
+        (None, "/a b/bin/modalloy", "'/a b/bin/modalloy'"),
+        (None, "/a/modalloy/__main__.py", f"{sys.executable} -m modalloy"),
+    ],
+)
+def test_the_search_to_try_is_a_command(asked, capsys, finished_run, monkeypatch, found, begun_with, program):
+    monkeypatch.setattr(shutil, "which", lambda _: found)
+    monkeypatch.setattr(sys, "argv", [begun_with])
+    assert main(["run", str(finished_run / "config.yaml")]) == 0
+    assert f"\nsearch: {program} search {finished_run} " in capsys.readouterr().out
 
 
 def test_the_demo_runs_the_configuration_that_comes_with_modalloy(asked, capsys, results):

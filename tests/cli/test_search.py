@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -100,6 +101,15 @@ def test_conditions_hold(capsys, finished_run, tiny_manifest):
     assert {hit["id"] for hit in found["hits"]} <= set(tiny_manifest.split("test").image_ids)
     assert found["searched"] == len(found["hits"])
     assert "has no field 'year'" in mistake(capsys, finished_run, "a cat", "--where", "year > 2020")
+
+
+def test_a_terminal_shows_what_is_waited_for_on_stderr(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["search", "words", "--json"]) == USER_MISTAKE
+    out, err = capsys.readouterr()
+    assert out == "" and "searching index; its encoder is loaded first" in err
 
 
 def test_without_a_place_the_folder_named_index_is_searched(capsys, finished_run, tmp_path, monkeypatch):

@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from index.picture_rows import head
 
 from modalloy import serve as serving
 from modalloy.cli.main import USER_MISTAKE, main
+from modalloy.index import create_index
 from modalloy.serve import ServeConfig
 
 
@@ -43,21 +45,22 @@ def test_the_options_are_the_configuration(capsys, served, tmp_path):
             ),
         )
     ]
-    assert "http://127.0.0.1:1: stopped" in capsys.readouterr().out
+    assert capsys.readouterr().out == "stopped, as it was told to; runs/a was served at http://127.0.0.1:1\n"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--port", "70000"], "port must be from 0 to 65535"),
-        (["--host", "0.0.0.0"], "--api_key_file"),
+        (["--host", "0.0.0.0"], "--api-key-file"),
         (["--allow_origin", "*"], "one by one"),
-        (["nowhere", "--port", "0"], "nowhere"),
+        (["nowhere", "--host", "0.0.0.0"], "nowhere holds no index"),
         (["--api_key_file", "nowhere"], "API key's file nowhere"),
     ],
 )
 def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, options, said):
     monkeypatch.chdir(tmp_path)
+    create_index("index", head(tmp_path))
     monkeypatch.delenv("MODALLOY_API_KEY", raising=False)
     assert main(["serve", *options]) == USER_MISTAKE
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -126,7 +126,7 @@ def test_weighted_inputs_and_the_regime_by_name(run, inputs, tmp_path):
         (["--stages", "many"], "numbers of candidates like 100:20"),
         (["--stages", "5:2", "--chosen.recall", "65"], "--chosen's options say how --stages chosen chooses"),
         (["--stages", "chosen", "--chosen.recall", "65", "--chosen.loss", "0.2"], "give one of loss and recall"),
-        (["--global_weight", "chosen"], "--global_weight is one of --stages; add that"),
+        (["--global_weight", "chosen"], "--global-weight is one of --stages; add that"),
         (["--stages", "5:2"], "has no local branch to re-rank by"),
     ):
         assert message in run("evaluate", inputs[0], *options)

@@ -127,6 +127,14 @@ def test_bad_captions_are_rejected_alone(tmp_path, picture):
     ]
 
 
+def test_an_image_with_blank_captions_is_as_one_without(tmp_path, picture, caplog):
+    picture("a.png"), picture("b.png"), picture("c.png")
+    records = [record("a", captions=("",)), record("b", captions=(" ", "\t")), record("c", captions=("A cat.",))]
+    manifest, rejects = build_manifest(records, tmp_path)
+    assert rejects == [] and [item.captions for item in manifest] == [(), (), ("A cat.",)]
+    assert caplog.messages == ["2 images with nothing but blank captions: taken without captions"]
+
+
 def test_file_name_that_is_not_utf8_is_rejected_and_can_be_written(tmp_path, picture):
     picture("good.png"), picture("caf\udce9.png")
     manifest, rejects = build_manifest([record("caf\udce9", captions=()), record("good")], tmp_path)

@@ -102,7 +102,7 @@ def test_the_guides_search_runs(searcher, monkeypatch, capsys):
 
 
 def test_every_limit_in_the_guide_has_its_default():
-    rows = re.findall(r"^\| `--(\w+)` \| ([\d,.]+)", prose(DOCS / "guide" / "production.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `--([\w-]+)` \| ([\d,.]+)", prose(DOCS / "guide" / "production.md"), re.MULTILINE)
     assert len(rows) >= 8
     for name, default in rows:
-        assert float(default.replace(",", "")) == getattr(ServeConfig(), name), name
+        assert float(default.replace(",", "")) == getattr(ServeConfig(), name.replace("-", "_")), name

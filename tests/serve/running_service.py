@@ -6,6 +6,7 @@ A search for captions takes as many seconds as it asks for answers, so that it c
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -18,12 +19,11 @@ def main(folder: str) -> None:
     from modalloy.search import Searcher, View
     from modalloy.serve import ServeConfig, serve, server
 
-    class Opened(Searcher):
-        @classmethod
-        def open(cls, location):
-            encoder, root = Reader(), Path(location)
-            index = index_of(encoder, root, {path.name: path.name for path in root.iterdir()})
-            return cls(index, encoder)
+    encoder = Reader()
+
+    def opened(location):
+        root = Path(location)
+        return index_of(encoder, root, {path.name: path.name for path in root.iterdir()})
 
     answer = View.answer
 
@@ -32,7 +32,7 @@ def main(folder: str) -> None:
         return answer(self, query, vectors)
 
     View.answer = slow
-    server.Searcher = Opened
+    server.open_index, server.Searcher = opened, partial(Searcher, encoder=encoder)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     print("stopped", serve(folder, ServeConfig(port=0, stop_s=2.0, max_upload_bytes=100_000)), flush=True)
 

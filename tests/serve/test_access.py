@@ -86,7 +86,7 @@ def test_keys_that_cannot_be_sent_are_refused(searcher, tmp_path, content, said)
 
 def test_others_are_let_in_only_with_a_key(searcher, key_file):
     for host in ("0.0.0.0", "::", "192.0.2.1", "a.example"):
-        with pytest.raises(ConfigError, match="--api_key_file"):
+        with pytest.raises(ConfigError, match="--api-key-file"):
             create_app(searcher, ServeConfig(host))
     create_app(searcher, ServeConfig("0.0.0.0", api_key_file=key_file))
     create_app(searcher, ServeConfig("0.0.0.0", insecure=True))

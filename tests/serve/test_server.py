@@ -11,9 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from index.picture_rows import head as index_head
 from serve.service_toys import error, picture_bytes
 
-from modalloy.errors import ConfigError
+from modalloy.errors import CheckpointError, ConfigError
+from modalloy.index import create_index
 from modalloy.serve import ServeConfig, serve
 
 QUESTION = {"parts": [{"text": "a"}], "k": 1}
@@ -151,14 +153,28 @@ def test_a_stop_waits_for_no_search_for_ever(folder):
         assert process.returncode == 0 and "given up" in out and found != [200]
 
 
-def test_a_port_that_is_taken_is_named():
+@pytest.fixture
+def location(tmp_path):
+    """An index of an encoder that can't be loaded."""
+    return create_index(tmp_path / "index", index_head(tmp_path, "nobodys")).location
+
+
+def test_a_port_that_is_taken_is_named(location):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="--port"):
-        serve("nowhere", ServeConfig(port=taken.getsockname()[1]))
+        serve(location, ServeConfig(port=taken.getsockname()[1]))
 
 
-def test_mistakes_are_found_before_anything_is_loaded(monkeypatch):
+def test_mistakes_are_found_before_anything_is_loaded(location, monkeypatch):
     monkeypatch.delenv("MODALLOY_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="insecure"):
-        serve("nowhere", ServeConfig("0.0.0.0"))
+        serve(location, ServeConfig("0.0.0.0"))
     with pytest.raises(OSError, match=r"192\.0\.2\.1"):
-        serve("nowhere", ServeConfig("192.0.2.1", port=0, insecure=True))
+        serve(location, ServeConfig("192.0.2.1", port=0, insecure=True))
+    with pytest.raises(ConfigError, match="nobodys"):
+        serve(location, ServeConfig(port=0))
+
+
+def test_a_missing_index_is_found_before_all_other_mistakes(monkeypatch, tmp_path):
+    monkeypatch.delenv("MODALLOY_API_KEY", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CheckpointError, match="holds no index"):
+        serve(str(tmp_path / "nowhere"), ServeConfig("0.0.0.0", port=taken.getsockname()[1]))

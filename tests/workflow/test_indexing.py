@@ -1,6 +1,7 @@
 """Against a real index in a folder, and with an encoder that counts."""
 
 import json
+import logging
 import shutil
 import threading
 
@@ -264,7 +265,7 @@ def test_writers_wait_for_each_other(keeper, folder, location):
     assert done[0].sources[0].new == 1
 
 
-def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch):
+def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch, caplog):
     monkeypatch.setattr(watch, "_DEBOUNCE_MS", 50)
     monkeypatch.setattr(watch, "_FIRST_LOOK_MS", 50)
     keeper.build(str(folder), spec="counting-a")
@@ -275,10 +276,15 @@ def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch):
         if len(updates) == 1:
             (folder / "bad.png").write_bytes(b"no picture")
             write_picture(folder / "sub" / "5.png", 5)
-        if "sub:5.png" in rows(location):
+        if "sub:7.png" in rows(location):
             raise KeyboardInterrupt
+        for number in (5, 6):
+            if f"sub:{number}.png" in rows(location):
+                write_picture(folder / "sub" / f"{number + 1}.png", number + 1)
         return updates[-1]
 
     monkeypatch.setattr(keeper, "update", counted)
-    keeper.watch()
+    with caplog.at_level(logging.WARNING, "modalloy"):
+        keeper.watch()
     assert {each.id for each in updates[-1].sources[0].rejects} == {"bad.png"}
+    assert caplog.text.count("left out: bad.png") == 1

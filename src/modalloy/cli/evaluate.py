@@ -23,7 +23,7 @@ class Evaluate(Verb):
         parser.add_argument("encoders", nargs="+", type=str, help="specs of dual encoders")
         parser.add_argument("--split", type=str, default="test", help="the split to evaluate on")
         parser.add_argument(
-            "--fold_size",
+            "--fold-size",
             type=int | None,
             default=None,
             help="rank within folds of so many images, as COCO's 1K protocol does with 1000; by default among all",
@@ -37,7 +37,7 @@ class Evaluate(Verb):
             '"all:50" for all, "chosen" to choose them on validation',
         )
         parser.add_argument(
-            "--global_weight",
+            "--global-weight",
             type=float | Literal["chosen"],
             default=HierarchyConfig.global_weight,
             help="what the embeddings' similarity counts in the stages, beside the focal score's "
@@ -59,7 +59,7 @@ class Evaluate(Verb):
         if options.stages != CHOSEN and options.chosen != DepthLadder():
             raise ConfigError(f"--chosen's options say how --stages {CHOSEN} chooses; add that, or leave them out.")
         if options.stages is None and options.global_weight != HierarchyConfig.global_weight:
-            raise ConfigError("--global_weight is one of --stages; add that, or leave it out.")
+            raise ConfigError("--global-weight is one of --stages; add that, or leave it out.")
         encoders = [load_encoder(spec) for spec in options.encoders]
         on = open_for(options), options.split
         if options.stages is not None:

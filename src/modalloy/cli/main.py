@@ -116,6 +116,7 @@ def _add_verbs(parser: Parser, verbs: Sequence[Verb | VerbGroup], arguments: Seq
             # To declare its options a verb may have to import what trains, which takes seconds.
             if verb.name in arguments:
                 verb.add_arguments(subparser)
+                subparser.spell_with_dashes()
             subparser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
             subparser.add_argument(
                 "--threads", type=int | None, default=None, help="threads of the arithmetic; default: the idle cores"

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from modalloy.workflow.mistakes import words_for
+from modalloy.workflow.mistakes import did_you_mean, words_for
 
 USER_MISTAKE = 2
 
@@ -18,6 +18,16 @@ class Parser(ArgumentParser):
 
     verbs: "Mapping[str, Parser]" = MappingProxyType({})
 
+    def spell_with_dashes(self) -> None:
+        """Shows "-" between the words of an option; "_", as in a configuration's keys, is taken as well."""
+        actions = self._option_string_actions
+        for option, action in list(actions.items()):
+            # One with a "." is a key of a configuration.
+            if option.startswith("--") and "." not in option:
+                shown, also = (f"--{option[2:].replace(*signs)}" for signs in ("_-", "-_"))
+                action.option_strings = [shown if each == option else each for each in action.option_strings]
+                actions |= {shown: action, also: action}
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the mistake and exits with 2."""
         reason, parser = " ".join(str(message).split()), self
@@ -26,10 +36,19 @@ class Parser(ArgumentParser):
         elif found := re.search(r'expected "(?:(\w+)\.)?verb"', reason):
             parser = self.verbs[found[1]] if found[1] else self
             reason = f"name a verb: {', '.join(parser.verbs)}"
+        elif found := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$", reason):
+            reason = self._no_choice(*found.groups())
+        elif found := re.match(r"unrecognized arguments:.*? (--[^\s=]+)", reason):
+            shown = [option for action in self._actions for option in action.option_strings]
+            reason = f"there is no option {found[1]}{did_you_mean(found[1], shown)}"
         elif found := re.match(r'Parser key "([^"]+)": .*?(?:(?:Given|Got) value: (.*)|Unable to load config)', reason):
             reason = self._misfit(found[1], found[2]) or reason
         print(f"{parser.prog}: {reason} (see {parser.prog} --help)", file=sys.stderr)
         sys.exit(USER_MISTAKE)
+
+    def _no_choice(self, key: str, value: str, choices: str) -> str:
+        known = list(self.verbs) if key == "verb" else choices.replace("'", "").split(", ")
+        return f"there is no {key} {value!r}{did_you_mean(value, known)} (there are {', '.join(known)})"
 
     def _missing(self, keys: Sequence[str]) -> "tuple[Parser, str]":
         verb, _, rest = keys[0].partition(".")
@@ -37,8 +56,8 @@ class Parser(ArgumentParser):
         names = [key.removeprefix(f"{verb}.") for key in keys]
         if rest.partition(".")[0] in parser.verbs:
             return parser._missing(names)
-        options = parser._option_string_actions
-        shown = [f"--{name}" if f"--{name}" in options else name.upper() for name in names]
+        actions = parser._option_string_actions
+        shown = [actions[f"--{name}"].option_strings[0] if f"--{name}" in actions else name.upper() for name in names]
         return parser, f"missing {', '.join(shown)}"
 
     def _misfit(self, key: str, value: str | None) -> str | None:

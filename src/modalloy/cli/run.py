@@ -47,11 +47,18 @@ class Run(Verb):
         # Reports from before it was recorded are reused.
         if "delivered" in result:
             console.print(Text.assemble("searched with: ", (result["delivered"], "bold")), soft_wrap=True)
-        # `make demo` doesn't put the environment's commands on the path.
-        program = "modalloy" if shutil.which("modalloy") else sys.argv[0]
-        command = f'{program} search {shlex.quote(folder)} "a red telephone" -k 5'
+        command = f'{_program()} search {shlex.quote(folder)} "a red telephone" -k 5'
         console.print(Text.assemble("report: ", (f"{folder}/report.html", "bold")), soft_wrap=True)
         console.print(Text.assemble("search: ", (command, "bold")), soft_wrap=True)
+
+
+def _program() -> str:
+    """What starts modalloy here; `make demo`, for instance, doesn't put the environment's commands on the path."""
+    if shutil.which("modalloy"):
+        return "modalloy"
+    # The file that `python -m modalloy` has begun with isn't a command.
+    by_module = Path(sys.argv[0]).name == "__main__.py"
+    return f"{shlex.quote(sys.executable)} -m modalloy" if by_module else shlex.quote(sys.argv[0])
 
 
 def run_configuration(path: str | Path, overrides: dict[str, Any], threads: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from modalloy.cli.verb import Verb
 from modalloy.errors import ConfigError
+from modalloy.progress import waiting
 
 if TYPE_CHECKING:
     from modalloy.search import Part, Reranker
@@ -73,33 +74,9 @@ class Search(Verb):
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
-        from modalloy.index import parse_condition
-        from modalloy.search import Query, Searcher
-
         location, words = _place_and_words(options.index, options.query)
-        parts = _parts(words, options)
-        searcher = Searcher.open(location, rerankers=_second_stages(options))
-        metadata = searcher.snapshot.metadata
-        query = Query(
-            parts=parts,
-            target=options.target,
-            k=options.k,
-            where=tuple(parse_condition(each, metadata) for each in options.where),
-            rerank=options.rerank,
-            rerank_depth=options.rerank_depth,
-            explain=options.explain,
-            exact=options.exact,
-            by=options.by,
-        )
-        answer = searcher.search(query)
-        return {
-            "query": parts[0].label if len(parts) == 1 else ", ".join(f"{p.weight:+g} {p.label}" for p in parts),
-            "parts": [part.label for part in parts],
-            "hits": [asdict(hit) | {"caption": hit.caption} for hit in answer.hits],
-            "searched": answer.searched,
-            "version": answer.version,
-            "milliseconds": answer.milliseconds,
-        }
+        with waiting(f"searching {location}; its encoder is loaded first"):
+            return _answer(location, words, options)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
@@ -136,6 +113,35 @@ def _place_and_words(first: str | None, second: str | None) -> tuple[str, str | 
         return first or _DEFAULT, second
     is_place = "://" in first or Path(first).is_dir()
     return (first, None) if is_place else (_DEFAULT, first)
+
+
+def _answer(location: str, words: str | None, options: Namespace) -> dict[str, Any]:
+    from modalloy.index import parse_condition
+    from modalloy.search import Query, Searcher
+
+    parts = _parts(words, options)
+    searcher = Searcher.open(location, rerankers=_second_stages(options))
+    metadata = searcher.snapshot.metadata
+    query = Query(
+        parts=parts,
+        target=options.target,
+        k=options.k,
+        where=tuple(parse_condition(each, metadata) for each in options.where),
+        rerank=options.rerank,
+        rerank_depth=options.rerank_depth,
+        explain=options.explain,
+        exact=options.exact,
+        by=options.by,
+    )
+    answer = searcher.search(query)
+    return {
+        "query": parts[0].label if len(parts) == 1 else ", ".join(f"{p.weight:+g} {p.label}" for p in parts),
+        "parts": [part.label for part in parts],
+        "hits": [asdict(hit) | {"caption": hit.caption} for hit in answer.hits],
+        "searched": answer.searched,
+        "version": answer.version,
+        "milliseconds": answer.milliseconds,
+    }
 
 
 def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":

@@ -27,7 +27,7 @@ class Serve(Verb):
         )
         parser.add_class_arguments(ServeConfig, skip=_LISTED | _FLAGS)
         parser.add_argument(
-            "--allow_origin",
+            "--allow-origin",
             nargs="+",
             type=str,
             default=[],
@@ -57,4 +57,6 @@ class Serve(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        console.print(Text(f"{result['address']}: stopped"), soft_wrap=True)
+        console.print(
+            Text(f"stopped, as it was told to; {result['index']} was served at {result['address']}"), soft_wrap=True
+        )

@@ -1,11 +1,13 @@
 """Turns what a reader found into a checked manifest, and says what had to be left out."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from modalloy.counted import counted
 from modalloy.data.images import check_image, open_image, sha256_of_image
 from modalloy.data.item import SPLITS, Item, caption_problem, check_id, check_path
 from modalloy.data.known_files import KnownFiles
@@ -28,6 +30,7 @@ SPLIT_ALIASES = {
 """How collections name their splits; COCO's `restval` (Karpathy) counts as train."""
 
 REJECTS_NAME = "rejects.jsonl"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ def build_manifest(
     """Checks the records against the files and builds the manifest, with a progress bar if there are many.
 
     A mistake in the collection's structure is an error. An image that is missing, unreadable or without a
-    caption left, and a caption that is blank or not UTF-8, are left out alone and listed among the rejects.
+    caption left, and a caption that is blank or not UTF-8, are left out alone and listed among the rejects. An image
+    all of whose captions are blank is as one that has none; how many there are is logged.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -100,7 +104,7 @@ def build_manifest(
     records, root = list(records), Path(root)
     name = root if name is None else name
     rejects: list[Reject] = []
-    splits = _check_structure(records)
+    splits, records = _check_structure(records), _without_blank(records)
     items = tuple(_items(records, splits, root, decode, known_files, rejects))
     if not items:
         if not rejects:
@@ -169,6 +173,14 @@ def _items(
             rejects.append(Reject(as_utf8(record.id), as_utf8(str(error))))
             continue
         yield Item(record.id, record.path, sha256, split, captions, record.family, known)
+
+
+def _without_blank(records: Sequence[Record]) -> list[Record]:
+    """The records, those with nothing but blank captions as they are where a collection has none for an image."""
+    blank = [bool(record.captions) and not any(map(str.strip, record.captions)) for record in records]
+    if any(blank):
+        _log.warning("%s with nothing but blank captions: taken without captions", counted(sum(blank), "image"))
+    return [replace(record, captions=()) if each else record for record, each in zip(records, blank, strict=True)]
 
 
 def _none_exists(records: Sequence[Record], root: Path) -> bool:

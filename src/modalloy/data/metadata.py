@@ -106,6 +106,16 @@ def as_value(value: Any) -> MetaValue:
     return value if isinstance(value, str | bool) else float(value)
 
 
+def as_written(value: MetaValue) -> MetaValue | int:
+    """A value as people write it: whole numbers as int, where that loses nothing.
+
+    >>> [as_written(value) for value in (2021.0, 1.5, 1e300, True, "X100")]
+    [2021, 1.5, 1e+300, True, 'X100']
+    """
+    whole = isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT
+    return int(value) if whole else value
+
+
 def kind_of(value: MetaValue) -> MetaKind:
     """A value's kind.
 
@@ -136,11 +146,7 @@ def of_one_kind(rows: Iterable[Mapping[str, MetaValue]]) -> list[Metadata]:
 
 
 def _written(value: MetaValue) -> str:
-    if isinstance(value, str):
-        return value
-    # Whole numbers without ".0", as they mostly were written.
-    whole = not isinstance(value, bool) and value.is_integer() and abs(value) <= _EXACT
-    return str(int(value)) if whole else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(as_written(value))
 
 
 def _text_problem(text: str) -> str | None:

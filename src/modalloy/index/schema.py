@@ -5,11 +5,13 @@ know of a picture besides stands in columns of its own, `meta_NAME`, which capti
 filtered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 
 from modalloy.data.metadata import MetaKind as MetaKind
+from modalloy.data.metadata import MetaValue, as_written
 from modalloy.data.metadata import check_field as check_field
 from modalloy.encoders import Modality
 
@@ -74,6 +76,15 @@ def rows_schema(dim: int, metadata: Mapping[str, MetaKind] | None = None) -> pa.
             *((META + name, META_TYPES[kind]) for name, kind in (metadata or {}).items()),
         ]
     )
+
+
+def metadata_of(row: Mapping[str, Any], fields: Iterable[str]) -> dict[str, MetaValue | int]:
+    """What users know of a row's picture, as they write it; a field that is null is left out.
+
+    >>> metadata_of({"id": "a", "meta_year": 2021.0, "meta_camera": None}, ["year", "camera"])
+    {'year': 2021}
+    """
+    return {name: as_written(value) for name in fields if (value := row[META + name]) is not None}
 
 
 def metadata_kinds(schema: pa.Schema) -> dict[str, MetaKind]:

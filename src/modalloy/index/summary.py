@@ -8,7 +8,7 @@ from typing import Any
 from modalloy.index.base import Snapshot
 from modalloy.index.condition import Condition
 from modalloy.index.encoder_spec import spec_at
-from modalloy.index.schema import META
+from modalloy.index.schema import META, metadata_of
 
 _COLUMNS = ("id", "path", "source", "split", "width", "height", "captions")
 _PICTURES = Condition("modality", "=", "image")
@@ -65,8 +65,7 @@ def list_pictures(
     rows = []
     for batch in snapshot.scan(columns, [_PICTURES, *where], limit, offset):
         for row in batch.to_pylist():
-            metadata = {name: value for name in snapshot.metadata if (value := row.pop(META + name)) is not None}
-            rows.append({**row, "metadata": metadata})
+            rows.append({**{name: row[name] for name in _COLUMNS}, "metadata": metadata_of(row, snapshot.metadata)})
     return rows
 
 

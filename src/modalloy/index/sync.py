@@ -1,6 +1,5 @@
 """Brings an index to what a source holds now, batch by batch, so that it can be killed at any moment and go on."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -26,8 +25,6 @@ Read = Callable[[KnownFiles], tuple[Manifest, list[Reject]]]
 _BAR_FROM = 32
 _CARRIED = 4096
 """Pictures of a commit that embeds nothing: as many as a renamed folder may hold, while memory can hold their rows."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,8 +128,6 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
         index.commit(head=snapshot.head.with_source(source))
     embedding = Embedding(encoder, snapshot, source.name, root, files, config.batch_size, config.workers)
     done = _Commits(index, embedding, held, changes).make(config.commit_size)
-    for reject in done.rejects[:10]:
-        _log.warning("left out: %s: %s", reject.id, reject.reason)
     return Synced(
         source.name,
         source.collection,

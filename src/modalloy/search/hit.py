@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Metadata = str | float | bool | None
+Metadata = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from modalloy.errors import CheckpointError, ConfigError, DataError, ModalloyErr
 from modalloy.index import Condition, Head, Snapshot
 from modalloy.index.columns import vectors_in
 from modalloy.index.picture_files import FILE, PictureFiles
-from modalloy.index.schema import META, VECTOR
+from modalloy.index.schema import META, VECTOR, metadata_of
 from modalloy.search.combined import Combined, combine
 from modalloy.search.explanation import VectorParts, contributions, restricted, vector_parts
 from modalloy.search.hit import Answer, Hit
@@ -232,8 +232,8 @@ class View:
 
     def _shown(self, scores: dict[str, float], asked: Combined) -> list[Hit]:
         """What the index knows of some answers."""
-        metadata = {name: META + name for name in self.snapshot.metadata}
-        rows = self.snapshot.rows(list(scores), [*_SHOWN, *metadata.values()]).to_pylist()
+        fields = self.snapshot.metadata
+        rows = self.snapshot.rows(list(scores), [*_SHOWN, *(META + name for name in fields)]).to_pylist()
         return [
             Hit(
                 id=row["id"],
@@ -244,7 +244,7 @@ class View:
                 captions=tuple(row["captions"] or ()),
                 width=row["width"],
                 height=row["height"],
-                metadata={name: row[column] for name, column in metadata.items() if row[column] is not None},
+                metadata=metadata_of(row, fields),
             )
             for row, path in zip(rows, self._files.paths(rows), strict=True)
         ]

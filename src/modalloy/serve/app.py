@@ -12,7 +12,7 @@ from modalloy.search import Searcher
 from modalloy.serve import static
 from modalloy.serve.auth import KeyCheck, api_key
 from modalloy.serve.config import ServeConfig
-from modalloy.serve.errors import Guarded, add_error_handlers
+from modalloy.serve.errors import OPENAPI, Guarded, add_error_handlers
 from modalloy.serve.headers import SecurityHeaders
 from modalloy.serve.health import HEALTH, health_router
 from modalloy.serve.hosts import LOOPBACK_NAMES, HostCheck
@@ -47,7 +47,7 @@ def create_app(searcher: Searcher, config: ServeConfig = DEFAULT) -> FastAPI:
         version=version("modalloy"),
         lifespan=lifespan,
         middleware=_middleware(service, api_key(config)),
-        openapi_url="/v1/openapi.json",
+        openapi_url=OPENAPI,
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,

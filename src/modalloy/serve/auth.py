@@ -34,7 +34,7 @@ def api_key(config: ServeConfig) -> str | None:
         raise ConfigError("the API key must be one word of printable ASCII letters, so that a header can hold it.")
     if not key and not config.loopback and not config.insecure:
         raise ConfigError(
-            f"others can reach {config.host}, so an API key is needed: name a file by --api_key_file, set "
+            f"others can reach {config.host}, so an API key is needed: name a file by --api-key-file, set "
             f"{ENVIRONMENT_VARIABLE}, or give --insecure if something else keeps them out."
         )
     return key or None

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modalloy.errors import ConfigError, DataError, ModalloyError
+
+OPENAPI = "/v1/openapi.json"
+"""Where the interface is described."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ def refusal_of(error: Exception) -> Refusal | None:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, HTTPException):
-        return Refusal(error.status_code, str(error.detail), headers=error.headers)
+        return Refusal(error.status_code, _sentence(error), headers=error.headers)
     if isinstance(error, (ValidationError, RequestValidationError)):
         return _refusal_of_validation(error)
     # What a question or a picture is refused for; a damaged index or model is nothing that a client can mend.
@@ -124,6 +128,15 @@ class Guarded:
             if not started:
                 sentence = "the service failed to answer; its log says why."
                 await error_response(Refusal(500, sentence, "internal"))(scope, receive, send)
+
+
+def _sentence(error: HTTPException) -> str:
+    """What the framework's own errors, which are only named, tell a client."""
+    if error.detail != HTTPStatus(error.status_code).phrase or error.status_code not in (404, 405):
+        return str(error.detail)
+    methods = (error.headers or {}).get("Allow", "another method")
+    wrong = "there is nothing at this address" if error.status_code == 404 else f"this address takes {methods} alone"
+    return f"{wrong}; the interface is described at {OPENAPI}."
 
 
 def _refusal_of_validation(error: ValidationError | RequestValidationError) -> Refusal:

@@ -13,7 +13,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=2000)]
 _Id = Annotated[str, Field(min_length=1, max_length=1000)]
 _Weight = Annotated[FiniteFloat, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
 _Value = StrictStr | StrictBool | Annotated[StrictFloat, Field(allow_inf_nan=False)]
-_Metadata = dict[str, str | float | bool | None]
+_Metadata = dict[str, str | int | float | bool | None]
 
 
 class _Request(BaseModel):

@@ -9,7 +9,7 @@ from modalloy.data.item import check_id
 from modalloy.errors import DataError
 from modalloy.index import Snapshot
 from modalloy.index.picture_files import PictureFiles
-from modalloy.index.schema import META
+from modalloy.index.schema import META, metadata_of
 from modalloy.serve.errors import Refusal
 from modalloy.serve.etag import is_known
 from modalloy.serve.headers import PICTURE_POLICY
@@ -75,12 +75,12 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
     @router.get("/item", summary="What the index knows of a picture")
     def item(id: str) -> ItemAnswer:
         snapshot = service.searcher.snapshot
-        metadata = {name: META + name for name in snapshot.metadata}
-        row = _row(snapshot, id, (*_FACTS, *metadata.values()))
+        fields = snapshot.metadata
+        row = _row(snapshot, id, (*_FACTS, *(META + name for name in fields)))
         return ItemAnswer(
             id=row["id"],
             captions=row["captions"] or [],
-            metadata={name: row[column] for name, column in metadata.items() if row[column] is not None},
+            metadata={**metadata_of(row, fields)},
             **{name: row[name] for name in _FACTS[1:]},
         )
 

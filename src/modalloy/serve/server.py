@@ -11,7 +11,10 @@ from types import FrameType
 
 import uvicorn
 
+from modalloy.index import open_index
+from modalloy.progress import waiting
 from modalloy.search import Searcher
+from modalloy.search.searcher import find_index
 from modalloy.serve.app import create_app
 from modalloy.serve.auth import api_key
 from modalloy.serve.config import ServeConfig
@@ -23,20 +26,22 @@ _log = logging.getLogger(__name__)
 def serve(location: str, config: ServeConfig) -> str:
     """Serves an index until SIGTERM or SIGINT, then finishes the requests under way; returns where it did.
 
-    What can't work is found before the encoder is loaded, and the port opens after that.
+    What can't work is found before the encoder is loaded, the index first, and the port opens after that.
 
     Args:
         location: the index, or the run or alloy that holds one.
         config: where to listen, who may ask, and how much at once.
 
     Raises:
+        CheckpointError: there is no index, it is damaged, or was made by another encoder.
         ConfigError: others can reach the service and there is no API key, or the key can't be read.
         OSError: the port is taken, or the address isn't this machine's.
-        CheckpointError: there is no index, it is damaged, or was made by another encoder.
     """
+    index = open_index(find_index(location))
     api_key(config)
     with _bound(config.host, config.port) as bound:
-        app = create_app(Searcher.open(location), config)
+        with waiting(f"loading the encoder of {location}"):
+            app = create_app(Searcher(index), config)
         name = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{name}:{bound.getsockname()[1]}"
         service: Service = app.state.service

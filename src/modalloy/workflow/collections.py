@@ -1,26 +1,31 @@
 """Opening a collection by name or path."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from modalloy.counted import counted
 from modalloy.data import Manifest, demo_manifest, read_collection
 from modalloy.data.build import Reject
 from modalloy.data.known_files import KnownFiles
 from modalloy.errors import DataError
 
 DEMO = "demo"
+_SHOWN = 10
 _log = logging.getLogger(__name__)
 
 
 def open_collection(path: str | Path, images: str | Path | None = None) -> Manifest:
-    """What `open_with_rejects` gives, without the rejects."""
-    return open_with_rejects(path, images)[0]
+    """What `open_with_rejects` gives, without the rejects, which are warned of."""
+    manifest, rejects = open_with_rejects(path, images)
+    warn_of(rejects)
+    return manifest
 
 
 def open_with_rejects(
     path: str | Path, images: str | Path | None = None, known_files: KnownFiles | None = None
 ) -> tuple[Manifest, list[Reject]]:
-    """Reads a collection, warns about what it had to leave out, which it gives too, and logs its counts.
+    """Reads a collection, gives what it had to leave out, too, for the caller to tell of, and logs its counts.
 
     Args:
         path: "demo" for the set that comes with modalloy, or what `read_collection` takes: a file, a folder, or
@@ -40,12 +45,16 @@ def open_with_rejects(
         manifest = demo_manifest()
     else:
         manifest, rejects = read_collection(path, images, known_files=known_files)
-        for reject in rejects[:10]:
-            _log.warning("left out: %s: %s", reject.id, reject.reason)
-        if len(rejects) > 10:
-            _log.warning("left out: %d more; `modalloy doctor` lists all", len(rejects) - 10)
     _log.info("%s: %s", path, counts_line(manifest))
     return manifest, rejects
+
+
+def warn_of(rejects: Sequence[Reject]) -> None:
+    """Logs what a collection had to leave out; many are counted."""
+    for reject in rejects[:_SHOWN]:
+        _log.warning("left out: %s: %s", reject.id, reject.reason)
+    if len(rejects) > _SHOWN:
+        _log.warning("left out: %d more; `modalloy doctor` lists all", len(rejects) - _SHOWN)
 
 
 def counts_line(manifest: Manifest) -> str:
@@ -55,6 +64,6 @@ def counts_line(manifest: Manifest) -> str:
     'train 755 images, 1,539 captions'
     """
     return "; ".join(
-        f"{split} {count['images']:,} images, {count['captions']:,} captions"
+        f"{split} {counted(count['images'], 'image')}, {counted(count['captions'], 'caption')}"
         for split, count in manifest.counts().items()
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modalloy.counted import counted
+from modalloy.data.build import Reject
 from modalloy.data.demo import DEMO_FOLDER
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import CheckpointError, ConfigError, DataError
@@ -18,7 +20,8 @@ from modalloy.index.source_name import check_source_name, source_name_of
 from modalloy.index.sync import SyncConfig, Synced, require_most, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change
-from modalloy.workflow.collections import DEMO, open_with_rejects
+from modalloy.progress import waiting
+from modalloy.workflow.collections import DEMO, open_with_rejects, warn_of
 from modalloy.workflow.default_encoder import default_spec
 
 _log = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ class Keeper:
             require_devices([device])
         self.location, self._config, self._device = location, config or SyncConfig(), device
         self._encoders: dict[str, Encoder] = {}
+        self._told: set[Reject] = set()
 
     def build(self, collection: str, images: str | None = None, spec: str | None = None) -> Updated:
         """Makes an index of a collection, or brings the one that there is to what the collection holds now.
@@ -174,6 +178,9 @@ class Keeper:
         for problem in updated.problems:
             _log.error("%s", problem)
         for source in updated.sources:
+            # What is broken stays so for many an update.
+            warn_of([reject for reject in source.rejects if reject not in self._told])
+            self._told.update(source.rejects)
             if source.changes:
                 _log.info("%s: %s", source.collection, summary_of(source))
 
@@ -234,7 +241,8 @@ class Keeper:
 
     def _loaded(self, spec: str) -> Encoder:
         if spec not in self._encoders:
-            encoder = load_encoder(spec)
+            with waiting(f"loading {spec}"):
+                encoder = load_encoder(spec)
             if self._device is not None:
                 encoder.to(self._device)
             self._encoders[spec] = self._encoders[encoder.spec] = encoder
@@ -245,7 +253,7 @@ def summary_of(source: Synced) -> str:
     """What was done to a source, in a line."""
     kinds = ("new", "changed", "moved", "recaptioned", "touched", "removed")
     counts = [f"{count:,} {kind}" for kind in kinds if (count := getattr(source, kind))]
-    return f"{', '.join(counts) or 'nothing changed'}; {source.pictures:,} pictures"
+    return f"{', '.join(counts) or 'nothing changed'}; {counted(source.pictures, 'picture')}"
 
 
 def _updated(index: Index, done: Iterable[Synced], problems: Iterable[str] = ()) -> Updated:

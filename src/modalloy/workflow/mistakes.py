@@ -1,7 +1,7 @@
 """What is wrong with a configuration's plain values, in a user's words, before they are built into dataclasses."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -47,6 +47,16 @@ def words_for(kind: Any) -> str:
     return "keys and values" if is_dataclass(kind) else _KINDS.get(kind, str(kind))
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the name that was meant, to go on a message with, or nothing where none is alike.
+
+    >>> did_you_mean("serach", ["search", "serve"]), did_you_mean("xyz", ["search", "serve"])
+    ('; did you mean search?', '')
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _of_dataclass(kind: Any, values: Any, key: str) -> Iterator[tuple[str, str]]:
     if not isinstance(values, dict):
         yield key, f"{key} must hold keys and values, got {values!r}."
@@ -57,8 +67,7 @@ def _of_dataclass(kind: Any, values: Any, key: str) -> Iterator[tuple[str, str]]
         if name in known:
             yield from mistakes(types[name], value, f"{prefix}{name}")
         else:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(str(name), known)
             yield f"{prefix}{name}", f"unknown key {prefix}{name}{hint} (known: {', '.join(known)})"
     for field in fields(kind):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:

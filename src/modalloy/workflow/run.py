@@ -31,7 +31,7 @@ from modalloy.threads import set_threads
 from modalloy.training.align_fingerprint import deciding_settings
 from modalloy.training.tracking import Tracker, tracked
 from modalloy.workflow.align import align_backbones
-from modalloy.workflow.collections import DEMO, counts_line, open_with_rejects
+from modalloy.workflow.collections import DEMO, counts_line, open_with_rejects, warn_of
 from modalloy.workflow.config import InputConfig, RunConfig, features_folder, load_config, save_config
 from modalloy.workflow.experts import expert_systems
 from modalloy.workflow.features import Collection
@@ -230,6 +230,7 @@ class Run:
     def _opened(self) -> tuple[Manifest, list[Reject]]:
         """The collection with the splits of this run, and what had to be left out of it."""
         manifest, rejects = open_with_rejects(self.config.collection, self.config.images)
+        warn_of(rejects)
         drawn = draw_splits(manifest, self.config.splits)
         if drawn != manifest:
             _log.info("%s with the run's own splits: %s", self.config.collection, counts_line(drawn))

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,16 @@ def test_a_huge_sidecar_is_not_read_and_leaves_its_picture_out(tmp_path, picture
     assert [(one.path, len(one.captions[0])) for one in collection.records] == [("b.png", MAX_TEXT_BYTES)]
     (reject,) = collection.rejects
     assert reject.id == "x:a.png" and "at most 1,048,576 are allowed" in reject.reason
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_files_whose_names_cannot_be_ids_are_left_out_alone(tmp_path, picture):
+    (tmp_path / "a").mkdir()
+    for name in ("a/b.png", "a:b.png", "new\nline.png", "back\\slash.png", "good.png"):
+        picture(name)
+    found = read_folder(tmp_path)
+    assert {one.path for one in found.records} == {"a/b.png", "good.png"}
+    reasons = {reject.id: reject.reason for reject in found.rejects}
+    assert "would have the id of 'a/b.png'. Rename" in reasons["a:b.png"]
+    assert "control characters. Rename" in reasons["new\\nline.png"]
+    assert "isn't inside the image folder" in reasons["back\\\\slash.png"]

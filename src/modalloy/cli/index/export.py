@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from modalloy.cli.verb import Verb
+from modalloy.counted import counted
 
 
 class Export(Verb):
@@ -40,8 +41,7 @@ class Export(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        count, parts = result["rows"], result["parts"]
-        rows, files = "row" if count == 1 else "rows", "part" if parts == 1 else "parts"
-        held = f"{count:,} {rows}, each a picture with a caption where it has one, in {parts:,} {files}"
+        rows, parts = counted(result["rows"], "row"), counted(result["parts"], "part")
+        held = f"{rows}, each a picture with a caption where it has one, in {parts}"
         line = f"{result['folder']}: {held}"
         console.print(Text(line), soft_wrap=True)

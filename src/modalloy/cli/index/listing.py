@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modalloy.cli.verb import Verb
+from modalloy.counted import counted
 from modalloy.errors import ConfigError
 
 
@@ -48,10 +49,12 @@ class List(Verb):
         """See `Verb`."""
         size = "" if result["bytes"] is None else f", {result['bytes'] / 2**20:,.1f} MiB"
         for line in (
-            f"{result['index']}: {result['pictures']:,} pictures, {result['captions']:,} captions{size}",
+            f"{result['index']}: {counted(result['pictures'], 'picture')}, "
+            f"{counted(result['captions'], 'caption')}{size}",
             f"made by {result['encoder']}, generation {result['generation']}",
             *(
-                f"source {source['name']!r}: {source['pictures']:,} pictures of {source['collection'] or 'unknown'}"
+                f"source {source['name']!r}: {counted(source['pictures'], 'picture')} "
+                f"of {source['collection'] or 'unknown'}"
                 for source in result["sources"]
             ),
             "fields: " + (", ".join(f"{name} ({kind})" for name, kind in result["fields"].items()) or "none"),

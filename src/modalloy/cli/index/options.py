@@ -50,7 +50,7 @@ def add_updating(parser: ArgumentParser, watch: bool = True) -> None:
         action="store_true",
         help="remove pictures even where more than half of a source's are gone, as when a disk isn't mounted",
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures or captions that are embedded at once")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures or captions that are embedded at once")
     parser.add_argument(
         "--workers", type=int | None, default=None, help="threads that decode; default: one a core, at most 4"
     )

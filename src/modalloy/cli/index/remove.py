@@ -8,6 +8,7 @@ from rich.text import Text
 
 from modalloy.cli.index.options import add_index
 from modalloy.cli.verb import Verb
+from modalloy.counted import counted
 from modalloy.errors import ConfigError
 
 
@@ -24,6 +25,7 @@ class Remove(Verb):
             "ids",
             nargs="*",
             type=str,
+            default=[],
             help="ids of pictures; they come back with the next update, unless their files leave the source",
         )
         parser.add_argument(
@@ -58,4 +60,4 @@ class Remove(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        console.print(Text(f"{result['index']}: {result['removed']:,} pictures removed"), soft_wrap=True)
+        console.print(Text(f"{result['index']}: {counted(result['removed'], 'picture')} removed"), soft_wrap=True)

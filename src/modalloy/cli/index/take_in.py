@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from modalloy.cli.verb import Verb
+from modalloy.counted import counted
 
 
 class TakeIn(Verb):
@@ -41,11 +42,12 @@ class TakeIn(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        line = f"{result['index']}: {result['pictures']:,} pictures and {result['captions']:,} captions imported"
+        line = f"{result['index']}: {counted(result['pictures'], 'picture')} and "
+        line += f"{counted(result['captions'], 'caption')} imported"
         console.print(Text(line), soft_wrap=True)
         if result["normalised"]:
             console.print(f"{result['normalised']:,} vectors weren't of unit norm, and now are")
         for reason, count in result["left_out"].items():
-            console.print(f"{count:,} pairs left out: {reason}")
+            console.print(f"{counted(count, 'pair')} left out: {reason}")
         if not result["made_by_encoder"]:
             console.print("Nothing says that this encoder made the vectors. Try a search before you rely on them.")

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modalloy.cli.verb import Verb
+from modalloy.counted import counted
 
 
 class Verify(Verb):
@@ -40,7 +41,7 @@ class Verify(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        what = f"{result['pictures']:,} pictures and {result['captions']:,} captions"
+        what = f"{counted(result['pictures'], 'picture')} and {counted(result['captions'], 'caption')}"
         console.print(Text(f"{result['index']}: {what} checked"), soft_wrap=True)
         if result["unembedded"]:
             console.print(

@@ -1,11 +1,12 @@
 """Reads a folder of images, with captions in sidecar text files or with none."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modalloy.data.build import SPLIT_ALIASES, Record, Reject, as_utf8
 from modalloy.data.images import SUFFIXES
+from modalloy.data.item import check_id, check_path
 from modalloy.data.readers.collection import MAX_TEXT_BYTES, Collection, captions_of_lines, id_of_path, read_text
 from modalloy.errors import DataError
 
@@ -16,7 +17,8 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
     The captions of `cat.jpg` are the lines of `cat.txt` beside it; without that file the image has none, and
     can still be indexed; with one of more than `MAX_TEXT_BYTES` it is left out. Images under a top folder named
     after a split (`train`, `val`, `tune`, `test`, `validation`, ...) belong to that split, all others to `split`.
-    An item's id is its path, ":" for "/". Hidden files are passed over, and links to folders aren't followed.
+    An item's id is its path, ":" for "/"; a file whose name can't be one's is left out. Hidden files are passed over,
+    and links to folders aren't followed.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -39,12 +41,16 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
         raise DataError(f"{root} holds no images; a picture's name ends in one of {', '.join(SUFFIXES)}.")
     records: list[Record] = []
     rejects: list[Reject] = []
+    taken: dict[str, str] = {}
     for path in paths:
-        sidecar = (root / path).with_suffix(".txt")
+        id, sidecar = id_of_path(path), (root / path).with_suffix(".txt")
         if (problem := _too_large(sidecar)) is not None:
-            rejects.append(Reject(as_utf8(id_of_path(path)), as_utf8(problem)))
+            rejects.append(Reject(as_utf8(id), as_utf8(problem)))
+        elif (problem := _name_problem(path, id, taken)) is not None:
+            rejects.append(Reject(repr(id)[1:-1], f"{problem} Rename the file."))
         else:
-            records.append(Record(id_of_path(path), path, _split(path, split), _captions(sidecar)))
+            taken[id] = path
+            records.append(Record(id, path, _split(path, split), _captions(sidecar)))
     if not records:
         raise DataError(f"{root}: none of {len(paths)} images can be used; the first: {rejects[0].reason}")
     return Collection(root, tuple(records), rejects=tuple(rejects))
@@ -62,6 +68,20 @@ def image_paths(root: Path) -> Iterator[str]:
 def _split(path: str, default: str) -> str:
     top, slash, _ = path.partition("/")
     return SPLIT_ALIASES.get(top.lower(), default) if slash else default
+
+
+def _name_problem(path: str, id: str, taken: Mapping[str, str]) -> str | None:
+    """What keeps one file, which may be called anything, from being an item; it needn't stop all others."""
+    if id in taken:
+        return f"{path!r} would have the id of {taken[id]!r}."
+    try:
+        # A name that isn't UTF-8 is told of with the file's whole path.
+        if as_utf8(path) == path:
+            check_id(id)
+            check_path(path)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _too_large(sidecar: Path) -> str | None:

@@ -4,6 +4,7 @@ The n-th row of `metadata/` belongs to the n-th vector of each. Exported ones co
 product (IndexFlatIP); one of any kind is imported as long as FAISS can give its vectors back.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,8 @@ def _read(path: Path) -> Any:
 
 
 def _faiss() -> Any:
+    # It would tell of each set of the processor's instructions that it tries.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     try:
         import faiss
     except ImportError as error:
