@@ -15,6 +15,7 @@ from modalloy.search import Searcher
 from modalloy.serve.app import create_app
 from modalloy.serve.auth import api_key
 from modalloy.serve.config import ServeConfig
+from modalloy.serve.connection import Connection
 from modalloy.serve.service import Service
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class _Server(uvicorn.Server):
 def _settings(app: object, config: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http=Connection,
         lifespan="on",
         ws="none",
         # What a client says of its address isn't believed.
