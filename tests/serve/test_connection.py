@@ -70,7 +70,9 @@ def test_a_head_without_end_is_not_kept(start):
 def test_bodies_may_be_larger_than_heads():
     length = b"Content-Length: %d\r\n" % (5 * len(LARGE))
     pieces = [b"%x\r\n%s\r\n" % (len(LARGE), LARGE)] * 3
-    said = sent(POST + length + b"\r\n", *[LARGE] * 5, CHUNKED, *pieces, b"0\r\n\r\n", GET + b"Connection: close\r\n\r\n")
+    said = sent(
+        POST + length + b"\r\n", *[LARGE] * 5, CHUNKED, *pieces, b"0\r\n\r\n", GET + b"Connection: close\r\n\r\n"
+    )
     assert said.count(b"HTTP/1.1 200") == 3
     assert str(5 * len(LARGE)).encode() in said and str(3 * len(LARGE)).encode() in said
 
