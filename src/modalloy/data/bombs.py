@@ -7,7 +7,7 @@ import struct
 from typing import BinaryIO
 
 MAX_SCANS = 100
-"""Each scan of a JPEG goes over all of its pixels, and may have 11 bytes. Cameras make up to 10; libtiff's limit, too."""
+"""Each scan of a JPEG goes over all of its pixels, and may have 11 bytes. Cameras make 10; libtiff allows as many."""
 MAX_SEGMENTS = 10_000
 """Of a JPEG, tables, notes and scans together."""
 

@@ -58,7 +58,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: a picture with more pixels (width x height in its header) is refused undecoded.
 
     Raises:
-        ImageError: the file is missing, unreadable, empty, truncated, too large, too dear to decode or not a picture (named).
+        ImageError: the file is missing, unreadable, empty, truncated, too large, too dear or not a picture (named).
     """
     with _opened(Path(path), max_pixels, decode=True) as image:
         return _decoded(image)
@@ -78,7 +78,7 @@ def decode_image(file: OpenFile, name: str, max_pixels: int = MAX_PIXELS) -> Ima
         max_pixels: a picture with more pixels is refused undecoded.
 
     Raises:
-        ImageError: the file is empty, truncated, too large, too dear to decode or not a picture (named).
+        ImageError: the file is empty, truncated, too large, too dear or not a picture (named).
     """
     with _opened(name, max_pixels, file, decode=True) as image:
         return _decoded(image)
