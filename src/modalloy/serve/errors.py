@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 _KINDS = {
     400: "bad_request",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "bad_method",
     413: "too_large",
