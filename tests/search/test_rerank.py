@@ -11,6 +11,7 @@ from search.indexes import coloured_index
 from modalloy.data import Manifest
 from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError, ImageError
+from modalloy.index import Condition
 from modalloy.search import Hit, Part, Query, Searcher
 from modalloy.search.held_tensors import HeldTensors
 from modalloy.search.rerank import Picture, rerank
@@ -59,6 +60,13 @@ def test_the_best_are_put_in_another_order_and_the_rest_stays(searcher: Searcher
     )
     assert [hit.rerank_score for hit in answer.hits[2:]] == [None, None]
     assert [hit.score for hit in answer.hits[2:]] == [hit.score for hit in first[2:]]
+
+
+def test_no_more_is_looked_at_than_the_conditions_leave(searcher: Searcher, stage: Greenness) -> None:
+    where = (Condition("letters", ">=", 4.0),)
+    answer = searcher.search(Query((Part(text="red"),), k=4, where=where, rerank="green", rerank_depth=4))
+    assert stage.asked == [(["red"], 3)] and answer.searched == 3
+    assert [hit.id for hit in answer.hits] == ["green", "grey", "blue"]
 
 
 def test_a_second_stage_looks_deeper_than_what_is_asked_for(searcher: Searcher, stage: Greenness) -> None:

@@ -1,17 +1,21 @@
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from index.memory_index import MemoryIndex
 from PIL import Image
 from search.indexes import coloured_index
+from torch import Tensor
 
 from modalloy.data import Manifest
-from modalloy.encoders import Encoder
+from modalloy.encoders import Encoded, Encoder, Modality
 from modalloy.errors import CheckpointError, ConfigError, DataError, ImageError
 from modalloy.index import Condition
+from modalloy.index.lance import LanceIndex
 from modalloy.search import Part, Query, Searcher
 from modalloy.search.searcher import find_index
 
@@ -204,6 +208,45 @@ class TestRefresh:
             searcher.refresh()
             index.commit(rows)
             searcher.refresh()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+    def test_questions_during_upgrades_never_meet_another_encoders_vectors(
+        self, tmp_path: Path, encoder: Encoder, collection: Manifest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Turned(type(encoder)):  # type: ignore[misc]
+            """What it calls red, the other one calls green."""
+
+            spec = "turned"
+
+            def forward(self, modality: Modality, prepared: Sequence[Tensor]) -> Encoded:
+                encoded = super().forward(modality, prepared)
+                return Encoded(encoded.embedding.roll(1, 1), encoded.tokens, encoded.lengths)
+
+        known = {"colours": encoder, "turned": Turned(weights="1")}
+        states = {name: coloured_index(each, collection).snapshot() for name, each in known.items()}
+        rows = {name: pa.Table.from_batches(each.scan(each._schema.names)) for name, each in states.items()}
+        monkeypatch.setattr("modalloy.search.searcher.load_encoder", known.__getitem__)
+        index = LanceIndex.create(tmp_path / "index", states["colours"].head)
+        index.commit(rows["colours"])
+        searcher, wrong, stop = Searcher(index), [], threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                answer = searcher.search(Query((Part(text="red"),), k=1))
+                if answer.hits[0].id != "red" or answer.hits[0].score < 0.99:
+                    wrong.append(answer)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for name in ("turned", "colours", "turned"):
+            index = index.begin(states[name].head)
+            index.commit(rows[name])
+            index.switch()
+            assert searcher.refresh() and searcher.encoder is known[name]
         stop.set()
         for thread in threads:
             thread.join()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from modalloy.index.schema import COLUMNS, META
 
 CACHED_UP_TO = 200_000
-"""So many rows are held in memory, each in some 300 bytes."""
+"""So many rows are held in memory, each in some 700 bytes and its captions."""
 PLACE = "_rowid"
 """What LanceDB calls the place of a row."""
 
