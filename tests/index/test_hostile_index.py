@@ -38,6 +38,8 @@ def index(tmp_path):
         ({"format": "modalloy-index-2"}, "expected 'modalloy-index-1', got 'modalloy-index-2'"),
         ({"spec": ["toy"]}, "spec must be a text"),
         ({"spec": None}, "spec must be a text"),
+        ({"spec": "mid:" * 1000 + "minilm"}, "at most 1,000 characters"),
+        ({"spec": "alloy:\0"}, "without NUL"),
         ({"dim": 2**40}, "dim must be a whole number from 1"),
         ({"dim": 0}, "dim must be a whole number from 1"),
         ({"dim": "8"}, "dim must be a whole number"),

@@ -10,7 +10,9 @@ from toy_index import DIM, toy_head, toy_rows, unit_vectors
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.index import Condition, Source, create_index, lance_snapshot, open_index
 from modalloy.index.ann import ApproximateConfig
+from modalloy.index.base import Found
 from modalloy.index.lance import LanceIndex
+from modalloy.index.lance_snapshot import LanceSnapshot
 
 
 @pytest.fixture
@@ -124,6 +126,32 @@ def test_few_rows_that_satisfy_a_condition_are_all_found(tmp_path: Path) -> None
     index.optimize()
     found = index.snapshot().search("image", unit_vectors(1, 16, seed=3), 25, [Condition("rare", "=", True)])
     assert sorted(found[0].ids) == sorted(f"p{place}" for place in range(0, 1000, 40))
+
+
+@pytest.mark.parametrize(
+    ("where", "exact", "asked"),
+    [
+        ([], False, 1),
+        ([], True, 0),
+        ([Condition("rare", "=", True)], False, 0),
+        ([Condition("rare", "=", False)], False, 1),
+    ],
+    ids=["all", "exactly", "few", "many"],
+)
+def test_the_graph_is_asked_for_many_rows_and_not_believed_when_it_finds_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: list[Condition], exact: bool, asked: int
+) -> None:
+    index = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=20)
+    vectors, rare = unit_vectors(100), [place % 5 == 0 for place in range(100)]
+    index.commit(toy_rows([f"p{i}" for i in range(100)], vectors, metadata={"rare": ("truth", rare)}))
+    index.optimize()
+    calls = []
+    monkeypatch.setattr(LanceSnapshot, "_search_index", lambda _, *given: calls.append(given) or Found([], []))
+    query = unit_vectors(1, seed=3)
+    (found,) = index.snapshot().search("image", query, 5, where, exact)
+    kept = [place for place in range(100) if not where or rare[place] == where[0].value]
+    best = (vectors[kept] @ query[0]).argsort(descending=True)[:5]
+    assert found.ids == [f"p{kept[place]}" for place in best] and len(calls) == asked
 
 
 def test_the_next_generation_is_built_beside_and_switched_to_at_once(filled: LanceIndex) -> None:

@@ -52,5 +52,11 @@ def test_a_single_part_stays_as_it_is(weight, sign):
     assert torch.equal(combine([weight], vector, sample).vector, sign * vector[0])
 
 
+@pytest.mark.parametrize("size", [5e-324, 1e-50, 1e308])
+def test_weights_of_any_size_are_weights(size):
+    vectors, sample = drawn(1, 2, 5), 3 * drawn(2, 40, 5)
+    assert torch.allclose(combine([size, -size], vectors, sample).vector, combine([1.0, -1.0], vectors, sample).vector)
+
+
 def test_without_a_sample_weights_count_as_they_are():
     assert combine([3.0, 1.0], torch.eye(2), torch.empty(0, 2)).vector.tolist() == [0.75, 0.25]

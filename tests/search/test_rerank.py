@@ -84,6 +84,14 @@ def test_texts_count_by_their_weights_and_pictures_not_at_all(searcher: Searcher
         assert hit.rerank_score == pytest.approx(0.5 * hit.score + (0.75 * 1 - 0.25 * 3) * greenness, abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [5e-324, 1e-50, 1e308])
+def test_weights_of_any_size_are_weights(searcher: Searcher, size: float) -> None:
+    expected, found = (
+        searcher.search(Query((Part(text="green", weight=weight),), k=4, rerank="green")).hits for weight in (1.0, size)
+    )
+    assert found == expected
+
+
 @pytest.mark.parametrize("by_id", [False, True])
 def test_captions_are_scored_with_the_picture_asked_for(searcher: Searcher, stage: Greenness, by_id: bool) -> None:
     part = Part(like="green") if by_id else Part(image=Image.new("RGB", (2, 2), (0, 255, 0)))

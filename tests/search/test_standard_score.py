@@ -39,6 +39,8 @@ def test_of_a_larger_index_the_same_runs_of_rows_are_drawn():
     )
     assert torch.equal(sample, sample_vectors(snapshot, "image", size=256))
     assert not torch.equal(sample, sample_vectors(snapshot, "image", size=256, seed=1))
+    drawn = [sample_vectors(snapshot, "image", size=256, seed=seed) for seed in range(20)]
+    assert set(torch.cat(drawn).flatten().long().tolist()) == set(range(15 * 64))
 
 
 def test_an_index_without_captions_has_no_sample_of_them():
@@ -50,3 +52,4 @@ def test_an_index_without_captions_has_no_sample_of_them():
 def test_equal_scores_spread_by_nothing_and_are_not_divided_by_it():
     spread = spread_of(torch.ones(9, 3), torch.full((3,), 0.1))
     assert spread.deviation == 1.0 and spread.standard(spread.mean) == 0.0
+    assert spread_of(torch.tensor([[1.0], [1.0 + 2**-23]]), torch.ones(1)).deviation == 1.0

@@ -128,6 +128,19 @@ def test_a_site_that_is_named_is_let_in_alone(serving, key_file):
     assert "access-control-allow-origin" not in reply.headers
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_other_sites_may_link_but_not_ask(serving, site):
+    client = serving(allow_origin=("https://good.example",))
+    evil = {"Origin": "https://evil.example", "Sec-Fetch-Site": site}
+    ask = {"data": {"query": "{}"}, "files": [("pictures", ("a", b"a"))]}
+    assert "--allow_origin" in error(client.post("/v1/search", headers=evil, **ask), 403, "forbidden")
+    error(client.post("/v1/words", headers={"Sec-Fetch-Site": site}, json={}), 403)
+    assert client.get("/", headers=evil).status_code == 200
+    error(client.post("/v1/search", headers={**evil, "Origin": "https://good.example"}, **ask), 422)
+    for here in ("same-origin", "none"):
+        error(client.post("/v1/search", headers={"Sec-Fetch-Site": here}, **ask), 422)
+
+
 @pytest.mark.parametrize("path", ["/", "/v1/index", "/nowhere", "/v1/thumbnail?id=x", "/health/live"])
 def test_every_answer_has_the_security_headers(client, path):
     headers = client.get(path).headers

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -93,3 +94,48 @@ def test_a_bad_question_fails_alone():
 def test_whoever_gave_up_is_not_encoded_for():
     found, view, _ = run([["a"], ["b"]], given_up=[0])
     assert isinstance(found[0], asyncio.CancelledError) and view.calls == [["b"]]
+
+
+def test_whoever_gives_up_while_it_is_encoded_stops_nobody_else():
+    searcher, begun, held = Searcher(), threading.Event(), threading.Event()
+    encode = searcher.view.encode
+
+    def slow(parts):
+        begun.set()
+        assert held.wait(20)
+        return encode(parts)
+
+    searcher.view.encode = slow
+
+    async def answers():
+        with ThreadPoolExecutor(1) as worker:
+            batcher = Batcher(searcher, worker, Metrics(), 16, 0.0, lambda: 1)
+            runner = asyncio.create_task(batcher.run())
+            first = asyncio.create_task(batcher.encode([Part(text="a")]))
+            while not begun.is_set():
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait([first])
+            held.set()
+            found = await asyncio.wait_for(batcher.encode([Part(text="bb")]), 20)
+            runner.cancel()
+            return found
+
+    assert asyncio.run(answers()).vectors[0, 0] == 2 and searcher.view.calls == [["a"], ["bb"]]
+
+
+def test_the_first_waits_for_one_who_is_on_the_way():
+    searcher = Searcher()
+
+    async def answers():
+        with ThreadPoolExecutor(1) as worker:
+            batcher = Batcher(searcher, worker, Metrics(), 16, 20.0, lambda: 2)
+            runner = asyncio.create_task(batcher.run())
+            first = asyncio.create_task(batcher.encode([Part(text="a")]))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            await asyncio.gather(first, batcher.encode([Part(text="b")]))
+            runner.cancel()
+
+    asyncio.run(answers())
+    assert searcher.view.calls == [["a", "b"]]

@@ -1,8 +1,10 @@
+import asyncio
+
 import pytest
 from fastapi import HTTPException
 
 from modalloy.errors import CheckpointError, ConfigError, DataError, FeatureError, ImageError
-from modalloy.serve.errors import Refusal, refusal_of, without_folders
+from modalloy.serve.errors import Guarded, Refusal, refusal_of, without_folders
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,25 @@ def test_what_a_client_can_mend_is_told():
         assert refusal_of(error) is None
     assert refusal_of(HTTPException(404, "gone")).kind == "not_found"
     assert refusal_of(Refusal(503, "full", "busy")).kind == "busy"
+
+
+@pytest.mark.parametrize(
+    ("said", "logged"),
+    [
+        ("unable to perform operation on <TCPTransport closed=True>; the handler is closed", 0),
+        ("Response content longer than Content-Length", 1),
+    ],
+)
+def test_a_client_that_is_gone_is_no_failure(caplog, said, logged):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        raise RuntimeError(said)
+
+    async def receive():
+        return received.pop(0)
+
+    received = [{"type": "http.request"}, {"type": "http.disconnect"}]
+    asyncio.run(Guarded(app)({"type": "http", "method": "GET", "path": "/"}, receive, send))
+    assert len(caplog.records) == logged and len(received) == 2 * logged

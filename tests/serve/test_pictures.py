@@ -61,6 +61,17 @@ def test_thumbnails_are_jpeg(client):
         assert reply.headers["content-type"] == "image/jpeg" and Image.open(io.BytesIO(reply.content)).size == (1, 1)
 
 
+@pytest.mark.parametrize("said", ['x"\r\nX-Evil: 1', "\u2603", None])
+def test_a_thumbnails_tag_is_its_own_whatever_the_row_says(serving, searcher, index, said):
+    client = serving()
+    for small in (b"one", b"another"):
+        swapped(index, "deep:1.png", sha256=said, thumbnail=small)
+        assert searcher.refresh()
+        reply = client.get("/v1/thumbnail?id=deep:1.png")
+        assert reply.content == small and reply.headers["etag"] == f'"{sha256(small)}"'
+        assert "x-evil" not in reply.headers
+
+
 @pytest.mark.parametrize("route", ["picture", "thumbnail", "item"])
 @pytest.mark.parametrize(
     "id",

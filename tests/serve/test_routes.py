@@ -202,6 +202,19 @@ def test_words_are_found_by_the_view(client, searcher, monkeypatch):
     error(client.post("/v1/words", json={"id": "deep:1.png"}), 422)
 
 
+@pytest.mark.parametrize("harm", ["gone", "changed", "a link"])
+def test_a_file_without_words_is_told_without_its_folder(serving, root, harm):
+    client, file = serving(), root / "deep" / "1.png"
+    if harm == "changed":
+        file.write_bytes(b"changed")
+    else:
+        file.unlink()
+    if harm == "a link":
+        file.symlink_to(root.parent / "secret.png")
+    told = error(client.post("/v1/words", json={"id": "deep:1.png", "text": "a dog"}), 404, "not_found")
+    assert told == "the file of 'deep:1.png' isn't there or isn't the indexed one any more."
+
+
 def test_a_failure_is_told_without_its_trace(client, searcher, monkeypatch, caplog, root):
     def fail(*_):
         raise RuntimeError(f"at {root}/cat.png")

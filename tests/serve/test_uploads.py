@@ -111,6 +111,11 @@ def test_parts_of_a_form_are_capped(client):
             "multipart/form-data; boundary=x",
         ),
         (b"", "multipart/form-data; boundary=x"),
+        *(
+            (b'--x\r\nContent-Disposition: form-data; name="query"\r\n\r\n\\ud800\xff\r\n--x--\r\n', kind)
+            for charset in ("undefined", "idna", "punycode", "unicode_escape", "zlib", "a" * 5000, "../x")
+            for kind in (f"multipart/form-data; boundary=x; charset={charset}",)
+        ),
     ],
 )
 def test_forms_that_are_none_are_refused(client, content, kind):
@@ -125,6 +130,9 @@ def test_requests_are_capped(serving):
     body = {"parts": [{"text": "a"}], "where": [{"field": "path", "comparison": "in", "value": ["x" * 90] * 60}]}
     error(client.post("/v1/search", json=body), 413)
     error(raw(client, b"", "application/json"), 400)
+    first_counts = [("Content-Type", "application/json"), ("Content-Type", "multipart/form-data; boundary=x")]
+    large = b" " * 1_000_000 + b'{"parts": [{"text": "a"}]}'
+    error(serving().post("/v1/search", content=large, headers=first_counts), 413)
     lying = {"Content-Type": "application/json", "Content-Length": "-1"}
     error(client.post("/v1/search", content=b"{}", headers=lying), 400)
 

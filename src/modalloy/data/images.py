@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from modalloy.data.bombs import check_cost
 from modalloy.data.tar_members import read_member, split_tar_path
 from modalloy.errors import ImageError
 from modalloy.files import sha256_of
@@ -57,9 +58,9 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: a picture with more pixels (width x height in its header) is refused undecoded.
 
     Raises:
-        ImageError: the file is missing, unreadable, empty, truncated, too large or not a picture (named).
+        ImageError: the file is missing, unreadable, empty, truncated, too large, too dear or not a picture (named).
     """
-    with _opened(Path(path), max_pixels) as image:
+    with _opened(Path(path), max_pixels, decode=True) as image:
         return _decoded(image)
 
 
@@ -77,9 +78,9 @@ def decode_image(file: OpenFile, name: str, max_pixels: int = MAX_PIXELS) -> Ima
         max_pixels: a picture with more pixels is refused undecoded.
 
     Raises:
-        ImageError: the file is empty, truncated, too large or not a picture (named).
+        ImageError: the file is empty, truncated, too large, too dear or not a picture (named).
     """
-    with _opened(name, max_pixels, file) as image:
+    with _opened(name, max_pixels, file, decode=True) as image:
         return _decoded(image)
 
 
@@ -113,7 +114,9 @@ def sha256_of_image(path: str | Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path | str, max_pixels: int, file: OpenFile | None = None) -> Iterator[Image.Image]:
+def _opened(
+    path: Path | str, max_pixels: int, file: OpenFile | None = None, decode: bool = False
+) -> Iterator[Image.Image]:
     """The picture, its header checked, its pixels not yet decoded; whatever fails becomes an ImageError."""
     try:
         with (
@@ -121,6 +124,8 @@ def _opened(path: Path | str, max_pixels: int, file: OpenFile | None = None) -> 
             Image.open(content, formats=FORMATS) as image,
         ):
             _check_size(path, image.width, image.height, max_pixels)
+            if decode:
+                check_cost(content, max_pixels)
             yield image
     except ImageError:
         raise

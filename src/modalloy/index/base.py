@@ -20,6 +20,7 @@ from modalloy.index.schema import MetaKind
 
 FORMAT = "modalloy-index-1"
 _LONGEST = 65_536
+_LONGEST_SPEC = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Head:
             raise CheckpointError(f"{where} isn't an index: expected {FORMAT!r}, got {got}.")
         try:
             return cls(
-                spec=_text(value["spec"], "spec"),
+                spec=_spec(value["spec"]),
                 fingerprints={side: Fingerprint.from_dict(made_by) for side, made_by in value["fingerprints"].items()},
                 dim=_whole(value["dim"], "dim", 1, _LONGEST),
                 sources=tuple(_source(source) for source in value["sources"]),
@@ -99,6 +100,13 @@ def _source(value: Mapping[str, Any]) -> Source:
     if source.root and not PurePath(source.root).is_absolute():
         raise ValueError(f"a source's root must be absolute, got {source.root!r}")
     return source
+
+
+def _spec(value: Any) -> str:
+    # Each "mid:" of a spec is a call within another; no path that somebody has chosen is so long, or has a NUL.
+    if len(_text(value, "spec")) > _LONGEST_SPEC or "\0" in value:
+        raise ValueError(f"spec must be a text of at most {_LONGEST_SPEC:,} characters without NUL, got {value[:50]!r}")
+    return str(value)
 
 
 def _text(value: Any, name: str) -> str:

@@ -37,7 +37,10 @@ def combine(
     >>> combine([2.0, -2.0], torch.eye(2), torch.eye(2)).vector
     tensor([ 0.5000, -0.5000])
     """
-    ratios = [weight / spread_of(sample, part).deviation for weight, part in zip(weights, vectors, strict=True)]
+    # However large or small weights are, nothing may overflow or vanish.
+    largest = max(map(abs, weights))
+    deviations = [spread_of(sample, part).deviation for part in vectors]
+    ratios = [weight / largest / deviation for weight, deviation in zip(weights, deviations, strict=True)]
     total = sum(map(abs, ratios))
     parts = vectors * torch.tensor([ratio / total for ratio in ratios])[:, None]
     vector = parts.sum(0)

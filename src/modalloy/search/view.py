@@ -200,7 +200,9 @@ class View:
             pictures = [self._picture(row) for row in rows]
         with self._lock:
             table = reranker(texts, pictures)
-        weights = torch.tensor([weight for weight, _ in asked])
+        # In float32 a weight that is very small would be none at all.
+        weights = torch.tensor([weight for weight, _ in asked], dtype=torch.float64)
+        weights = (weights / weights.abs().max()).float()
         scores = (weights / weights.abs().sum()) @ (table if query.target == "image" else table.T)
         return rerank(hits, scores.tolist(), reranker.global_weight)
 

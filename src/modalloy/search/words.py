@@ -48,7 +48,7 @@ def find_words(encoder: Encoder, picture: Image.Image, text: str) -> FoundWords:
     """
     finder = words_finder(encoder)
     if finder is None:
-        raise ConfigError(f"{encoder.spec} has no local branch that tells where in a picture words are found.")
+        raise ConfigError(f"{encoder.name} has no local branch that tells where in a picture words are found.")
     grid, pieces = finder.token_grid(), finder.token_texts(text)
     assert grid is not None and pieces is not None
     seen = finder.backbone("image").encode_images([picture])

@@ -20,6 +20,7 @@ from modalloy.serve.limits import BodyLimit
 from modalloy.serve.metrics import Measured
 from modalloy.serve.routes import api_router
 from modalloy.serve.service import Service
+from modalloy.serve.sites import SiteCheck
 
 DEFAULT = ServeConfig()
 
@@ -78,6 +79,7 @@ def _middleware(service: Service, key: str | None) -> list[Middleware]:
                 expose_headers=["Retry-After", "Server-Timing"],
             )
         )
+    layers.append(Middleware(SiteCheck, allowed=config.allow_origin))
     if key is not None:
         layers.append(Middleware(KeyCheck, key=key, is_open=_is_open))
     return [*layers, Middleware(BodyLimit, most=config.max_upload_bytes)]

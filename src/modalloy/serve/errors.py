@@ -19,10 +19,13 @@ OPENAPI = "/v1/openapi.json"
 """Where the interface is described."""
 
 _log = logging.getLogger(__name__)
+_GONE = "the handler is closed"
+"""What uvloop says where a client is gone in the middle of an answer."""
 
 _KINDS = {
     400: "bad_request",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "bad_method",
     413: "too_large",
@@ -121,9 +124,14 @@ class Guarded:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
             return
-        except Exception:
+        except Exception as error:
             if scope["type"] != "http":
                 raise
+            if isinstance(error, RuntimeError) and _GONE in str(error):
+                # Uvicorn, which learns it a little later, would take the end of the answer for a mistake.
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                return
             _log.exception("%s %s failed", scope["method"], scope["path"])
             if not started:
                 sentence = "the service failed to answer; its log says why."

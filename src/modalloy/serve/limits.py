@@ -1,5 +1,6 @@
 """The size of requests, kept while they come in: whatever a header says, no more than the limit is ever read."""
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modalloy.serve.errors import Refusal, error_response
@@ -24,12 +25,13 @@ class BodyLimit:
         """See ASGI."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = dict(scope["headers"])
-        upload = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
+        # The first of several headers counts here as everywhere.
+        headers = Headers(scope=scope)
+        upload = headers.get("content-type", "").lower().startswith("multipart/form-data")
         limit = self.most if upload else self.most_json
         refusal = Refusal(413, f"the request is larger than {limit:,} bytes; send less.")
-        declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit():
+        declared = headers.get("content-length", "0")
+        if not (declared.isascii() and declared.isdigit()):
             return await error_response(Refusal(400, "the Content-Length isn't a number."))(scope, receive, send)
         # Python refuses to read a number of thousands of digits.
         if int(declared[:20]) > limit:

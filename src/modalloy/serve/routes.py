@@ -1,5 +1,6 @@
 """The HTTP interface, version 1."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,11 +87,11 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
 
     @router.get("/thumbnail", summary="A small JPEG of a picture", response_class=Response)
     def thumbnail(id: str, request: Request) -> Response:
-        row = _row(service.searcher.snapshot, id, ("sha256", "thumbnail"))
+        row = _row(service.searcher.snapshot, id, ("thumbnail",))
         if not row["thumbnail"]:
             raise Refusal(404, f"there is no thumbnail of {row['id']!r}.")
         # A picture may be replaced under its id; the tag is asked about again after some minutes.
-        headers = _picture_headers(f'"{row["sha256"]}-small"', "private, max-age=300")
+        headers = _picture_headers(f'"{hashlib.sha256(row["thumbnail"]).hexdigest()}"', "private, max-age=300")
         if is_known(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(row["thumbnail"], media_type="image/jpeg", headers=headers)

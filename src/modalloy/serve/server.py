@@ -18,6 +18,7 @@ from modalloy.search.searcher import find_index
 from modalloy.serve.app import create_app
 from modalloy.serve.auth import api_key
 from modalloy.serve.config import ServeConfig
+from modalloy.serve.connection import Connection
 from modalloy.serve.service import Service
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class _Server(uvicorn.Server):
 def _settings(app: object, config: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http=Connection,
         lifespan="on",
         ws="none",
         # What a client says of its address isn't believed.

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from modalloy.align.words import can_be_seen
+from modalloy.errors import ImageError
 from modalloy.search import Answer, Query, Searcher
 from modalloy.serve.batching import Batcher
 from modalloy.serve.config import ServeConfig
@@ -116,10 +117,15 @@ class Service:
         """Where the words of a text are found in a picture.
 
         Raises:
+            Refusal: the picture's file isn't the indexed one.
             ModalloyError: there is no such picture, or the encoder can't tell.
         """
         view = self.searcher.view
-        found = await self._in("search", lambda: view.words(asked.id, asked.text))
+        try:
+            found = await self._in("search", lambda: view.words(asked.id, asked.text))
+        # Which says where the file is.
+        except ImageError as error:
+            raise Refusal(404, f"the file of {asked.id!r} isn't there or isn't the indexed one any more.") from error
         words = [
             WordAnswer(word=each.word, score=each.score, seen=can_be_seen(each.word), weights=each.weights.tolist())
             for each in found.words

@@ -63,8 +63,15 @@ async def read_question(request: Request) -> AsyncIterator[Asked]:
     if _require(request, JSON, FORM) == JSON:
         yield _matched(await read_json(request, SearchBody), [])
         return
-    async with request.form(max_files=MAX_PICTURES, max_fields=1, max_part_size=MAX_JSON_BYTES) as form:
+    try:
+        form = await request.form(max_files=MAX_PICTURES, max_fields=1, max_part_size=MAX_JSON_BYTES)
+    # A form may name any charset that Python has.
+    except UnicodeError:
+        raise Refusal(400, "the form can't be read by the charset that it names; leave it out.") from None
+    try:
         yield _matched(*_parts_of(form))
+    finally:
+        await form.close()
 
 
 def decode_uploads(files: Sequence[OpenFile], max_pixels: int) -> list[Image.Image]:
