@@ -26,7 +26,7 @@ class SiteCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "http" and scope["method"] == "POST" and self._refuses(Headers(scope=scope)):
-            refusal = Refusal(403, "pages of other sites may not ask; the service can name theirs by --allow_origin.")
+            refusal = Refusal(403, "pages of other sites may not ask; the service can name theirs by --allow-origin.")
             return await error_response(refusal)(scope, receive, send)
         await self.app(scope, receive, send)
 
