@@ -133,7 +133,7 @@ def test_pages_of_other_sites_may_link_but_not_ask(serving, site):
     client = serving(allow_origin=("https://good.example",))
     evil = {"Origin": "https://evil.example", "Sec-Fetch-Site": site}
     ask = {"data": {"query": "{}"}, "files": [("pictures", ("a", b"a"))]}
-    assert "--allow_origin" in error(client.post("/v1/search", headers=evil, **ask), 403, "forbidden")
+    assert "--allow-origin" in error(client.post("/v1/search", headers=evil, **ask), 403, "forbidden")
     error(client.post("/v1/words", headers={"Sec-Fetch-Site": site}, json={}), 403)
     assert client.get("/", headers=evil).status_code == 200
     error(client.post("/v1/search", headers={**evil, "Origin": "https://good.example"}, **ask), 422)
