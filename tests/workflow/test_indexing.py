@@ -288,3 +288,27 @@ def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch, cap
         keeper.watch()
     assert {each.id for each in updates[-1].sources[0].rejects} == {"bad.png"}
     assert caplog.text.count("left out: bad.png") == 1
+
+
+def test_what_is_broken_is_told_once_until_it_is_mended(keeper, folder, location, monkeypatch, caplog):
+    def broken():
+        (folder / "3.png").write_bytes(b"no picture")
+
+    def mended():
+        write_picture(folder / "3.png", 3)
+
+    def told(change):
+        change()
+        caplog.clear()
+        monkeypatch.setattr(indexing, "watch", lambda _, update, __: update())
+        keeper.watch()
+        return caplog.text.count("left out: 3.png")
+
+    (folder / "0.txt").write_text(" ")
+    broken()
+    keeper.build(str(folder), spec="counting-a")
+    # Who builds and goes on to watch sees what the build returned only at the end.
+    assert told(broken) == 1 and caplog.text.count("left out: 0.png: caption 1 of 1 is blank") == 1
+    assert told(broken) == 0 and "0.png" not in caplog.text
+    assert told(mended) == 0
+    assert told(broken) == 1 and "0.png" not in caplog.text

@@ -177,10 +177,10 @@ class Keeper:
         updated = self.update()
         for problem in updated.problems:
             _log.error("%s", problem)
+        # What is broken stays so for many an update; what was mended meanwhile may break again.
+        told, self._told = self._told, {reject for source in updated.sources for reject in source.rejects}
         for source in updated.sources:
-            # What is broken stays so for many an update.
-            warn_of([reject for reject in source.rejects if reject not in self._told])
-            self._told.update(source.rejects)
+            warn_of([reject for reject in source.rejects if reject not in told])
             if source.changes:
                 _log.info("%s: %s", source.collection, summary_of(source))
 
