@@ -27,6 +27,7 @@ from modalloy.encoders import Encoded, Encoder, Fingerprint
 from modalloy.index import Head, Source, create_index
 from modalloy.search import Part, Query, Searcher
 from modalloy.serve import ServeConfig, create_app
+from modalloy.serve.server import uvicorn_settings
 
 GOAL_MS, DIM, ROWS, K = 2.0, 64, 2_000, 20
 
@@ -72,7 +73,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         searcher = opened(Path(folder) / "index")
         app = create_app(searcher, ServeConfig())
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+        settings = uvicorn_settings(app, ServeConfig())
+        settings.port = 0
+        server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:

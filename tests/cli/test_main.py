@@ -76,6 +76,14 @@ def test_an_option_may_be_spelled_with_either_sign(spelling, sign, monkeypatch, 
     assert (seen[0].allow_removals, seen[0].batch_size) == (True, 3)
 
 
+@pytest.mark.parametrize("spelling", ["--api-key-file", "--api_key_file", "--api-key_file", "--api_key-file"])
+def test_an_options_signs_may_be_mixed(spelling, monkeypatch):
+    seen: list[Namespace] = []
+    monkeypatch.setattr("modalloy.cli.serve.Serve.execute", lambda _, options: seen.append(options) or {})
+    assert main(["serve", "--json", spelling, "x"]) == 0
+    assert str(seen[0].api_key_file) == "x"
+
+
 def test_help_of_remove_requires_no_ids(capsys):
     with pytest.raises(SystemExit):
         main(["index", "remove", "--help"])
@@ -141,6 +149,13 @@ def test_help_of_a_group_lists_its_verbs(capsys):
             ["serve", "--allow_orgin", "x"],
             "there is no option --allow_orgin; did you mean --allow-origin? (see",
         ),
+        (["index", "export", "it's", "x"], 'there is no kind "it\'s" (there are npy-parquet, faiss)'),
+        (["index", "export", "fai's", "x"], 'there is no kind "fai\'s"; did you mean faiss? (there are '),
+        (
+            ["run", "x.yaml", "--first-stage.epochs", "3"],
+            "; a key of the configuration is set with --set first_stage.epochs=VALUE (see modalloy run --help)",
+        ),
+        (["run", "x.yaml", "--thread", "3"], "there is no option --thread; did you mean --threads? (see"),
         (["serve", "--k_most", "x"], "modalloy serve: --k-most must be a whole number, got 'x'"),
     ],
 )

@@ -127,12 +127,23 @@ def test_bad_captions_are_rejected_alone(tmp_path, picture):
     ]
 
 
-def test_an_image_with_blank_captions_is_as_one_without(tmp_path, picture, caplog):
+def test_an_image_with_blank_captions_is_taken_as_one_without(tmp_path, picture, caplog):
     picture("a.png"), picture("b.png"), picture("c.png")
     records = [record("a", captions=("",)), record("b", captions=(" ", "\t")), record("c", captions=("A cat.",))]
     manifest, rejects = build_manifest(records, tmp_path)
-    assert rejects == [] and [item.captions for item in manifest] == [(), (), ("A cat.",)]
-    assert caplog.messages == ["2 images with nothing but blank captions: taken without captions"]
+    assert [item.captions for item in manifest] == [(), (), ("A cat.",)]
+    assert rejects == [
+        Reject("a", "caption 1 of 1 is blank"),
+        Reject("b", "caption 1 of 2 is blank"),
+        Reject("b", "caption 2 of 2 is blank"),
+    ]
+    # Who opens the collection tells of the rejects.
+    assert caplog.messages == []
+
+
+def test_an_image_that_is_left_out_is_said_to_be_so_for_its_file_first(tmp_path):
+    with pytest.raises(DataError, match=r"none of 1 images can be used; the first: .*gone.png doesn't exist"):
+        build_manifest([record("gone", captions=(" ",))], tmp_path)
 
 
 def test_file_name_that_is_not_utf8_is_rejected_and_can_be_written(tmp_path, picture):

@@ -165,7 +165,7 @@ def test_bad_rows_are_left_out_alone(tmp_path):
     taken = [("test-0000000", "test", ("A.",)), ("test-0000005", "test", ("B.",)), ("test-0000006", "test", ())]
     assert found(manifest) == taken
     reasons = [(reject.id[-1], reject.reason) for reject in rejects]
-    assert [row for row, _ in reasons] == ["1", "2", "3", "4", "5"]
+    assert [row for row, _ in reasons] == ["1", "2", "3", "4", "5", "6"]
     for (_, reason), expected in zip(
         reasons,
         [
@@ -174,6 +174,7 @@ def test_bad_rows_are_left_out_alone(tmp_path):
             "is empty",
             "can't be decoded",
             "caption 1 of 2 is blank",
+            "caption 1 of 1 is blank",
         ],
         strict=True,
     ):

@@ -50,6 +50,9 @@ class MemorySnapshot:
             answers.append(Found([id for _, id in best], [score for score, _ in best]))
         return answers
 
+    def read_ahead(self) -> None:
+        """Everything is in memory."""
+
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         by_id = {row["id"]: row for row in self._rows}
         return self._table([by_id[id] for id in ids if id in by_id], columns)

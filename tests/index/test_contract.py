@@ -9,10 +9,12 @@ import pytest
 from index.index_contract import IndexContract
 from index.memory_index import MemoryIndex
 from index.s3_server import s3_server
-from index.snapshot_contract import COUNT, SnapshotContract
+from index.snapshot_contract import SnapshotContract
 from qdrant_client import QdrantClient
 
-from modalloy.index import Head, Index, create_index, lance_snapshot, open_index
+from modalloy.index import Head, Index, create_index, open_index
+from modalloy.index.lance import LanceIndex
+from modalloy.index.lance_snapshot import LanceSnapshot
 from modalloy.index.qdrant import QdrantIndex
 
 
@@ -21,18 +23,18 @@ class Places:
 
     orders_texts = True
 
-    def __init__(self, beginning: str) -> None:
-        self._beginning, self._count = beginning, 0
+    def __init__(self, beginning: str, kind: type[LanceIndex] | None = None) -> None:
+        self._beginning, self._count, self._kind = beginning, 0, kind
 
     def create(self, head: Head) -> Index:
         self._count += 1
         return self.create_again(head)
 
     def create_again(self, head: Head) -> Index:
-        return create_index(f"{self._beginning}{self._count}", head)
+        return (self._kind.create if self._kind else create_index)(f"{self._beginning}{self._count}", head)
 
     def open(self) -> Index:
-        return open_index(f"{self._beginning}{self._count}")
+        return (self._kind.open if self._kind else open_index)(f"{self._beginning}{self._count}")
 
 
 class OneByOne:
@@ -87,15 +89,21 @@ class TestLance(IndexContract):
         return Places(f"{folder}/index")
 
 
-class TestLanceOfManyRows(SnapshotContract):
-    """With more rows than are held in memory."""
+class ReadAhead(LanceIndex):
+    """Answers as for many questions."""
 
+    def snapshot(self) -> LanceSnapshot:
+        snapshot = super().snapshot()
+        snapshot.read_ahead()
+        assert snapshot._cached is not None
+        return snapshot
+
+
+class TestLanceReadAhead(IndexContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(lance_snapshot, "CACHED_UP_TO", COUNT)
-            yield Places(f"{tmp_path_factory.mktemp('indexes')}/index")
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Places:
+        return Places(f"{tmp_path_factory.mktemp('indexes')}/index", ReadAhead)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """LanceDB as an index; what every store must do is in `index_contract`."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from toy_index import DIM, toy_head, toy_rows, unit_vectors
 
 from modalloy.errors import CheckpointError, ConfigError, DataError
-from modalloy.index import Condition, Source, create_index, lance_snapshot, open_index
+from modalloy.index import Condition, Source, cached_rows, create_index, open_index
 from modalloy.index.ann import ApproximateConfig
 from modalloy.index.base import Found
 from modalloy.index.lance import LanceIndex
@@ -76,17 +77,17 @@ def test_scans_page_by_page(filled: LanceIndex) -> None:
     assert sorted(pages) == sorted(f"p{place}{end}" for place in range(60) for end in ("", "#0"))
 
 
-@pytest.mark.parametrize("cached_up_to", [0, 1000])
-def test_approximate_search_agrees_with_exact_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_up_to: int
-) -> None:
-    monkeypatch.setattr(lance_snapshot, "CACHED_UP_TO", cached_up_to)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_approximate_search_agrees_with_exact_search(tmp_path: Path, ahead: bool) -> None:
     index = LanceIndex.create(tmp_path / "index", toy_head(dim=16), exact_up_to=200)
     vectors = unit_vectors(800, 16)
     colours = [("red", "green", "blue")[place % 3] for place in range(800)]
     index.commit(toy_rows([f"p{i}" for i in range(800)], vectors, metadata={"colour": ("text", colours)}))
     index.optimize()
     snapshot, queries = index.snapshot(), unit_vectors(8, 16, seed=3)
+    if ahead:
+        snapshot.read_ahead()
+    looking_up = open_index(index.location).snapshot()
     assert snapshot._indexed("image") and not snapshot._indexed("text")
     for where in ([], [Condition("colour", "=", "red")], [Condition("colour", "in", ("red", "blue"))]):
         found, exact = (snapshot.search("image", queries, 10, where, exact) for exact in (False, True))
@@ -98,11 +99,66 @@ def test_approximate_search_agrees_with_exact_search(
             assert some.scores[0] == pytest.approx(best.scores[0], abs=1e-6)
             wanted = [*reversed(some.ids), "p0"]
             rows = snapshot.rows(wanted, ["sha256", "captions"]).to_pylist()
+            for columns in (["sha256", "captions"], ["thumbnail", "image_vector"]):
+                assert snapshot.rows(wanted, columns).equals(looking_up.rows(wanted, columns))
             assert [row["captions"] for row in rows] == [[f"about {id}"] for id in wanted]
     # What isn't in the graph yet is found all the same.
     index.commit(toy_rows(["new"], queries[:1]), removed=["p5"])
     assert index.snapshot().search("image", queries[:1], 1)[0].ids == ["new"]
     assert index.snapshot().search("text", queries[:1], 1)[0].ids == []
+
+
+def test_what_was_read_ahead_is_read_once(filled: LanceIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot, made = open_index(filled.location).snapshot(), []
+    expected = snapshot.rows(["p7", "p3#0"], ["captions", "width"])
+    read = cached_rows.CachedRows.__init__
+
+    def counted(self: cached_rows.CachedRows, rows: pa.Table) -> None:
+        made.append(len(rows))
+        read(self, rows)
+
+    monkeypatch.setattr(cached_rows.CachedRows, "__init__", counted)
+    threads = [threading.Thread(target=snapshot.read_ahead) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [120]
+    # Whoever asks LanceDB now fails.
+    monkeypatch.setattr(snapshot, "_table", None)
+    assert snapshot.rows(["p7", "p3#0"], ["captions", "width"]).equals(expected)
+
+
+@pytest.mark.parametrize("most_bytes", [120 * 500 - 1, 120 * 500 + 100])
+def test_too_many_rows_are_not_held(filled: LanceIndex, monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
+    monkeypatch.setattr(cached_rows, "MOST_BYTES", most_bytes)
+    snapshot = open_index(filled.location).snapshot()
+    snapshot.read_ahead()
+    assert snapshot._cached is None
+    assert snapshot.rows(["p7"], ["captions"]).to_pylist() == [{"captions": ["about p7"]}]
+
+
+def test_each_state_keeps_its_own_rows(tmp_path: Path) -> None:
+    index, random = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=20), np.random.default_rng(0)
+    held: list[tuple[LanceSnapshot, dict[str, str]]] = []
+    now: dict[str, str] = {}
+    for step in range(16):
+        names = [f"p{place}" for place in random.choice(60, 12, replace=False)]
+        gone = [name for name in now if name not in names and random.random() < 0.2]
+        rows = toy_rows(names, unit_vectors(12, seed=step), metadata={"step": ("text", [f"{step}"] * 12)})
+        index.commit(rows, removed=gone)
+        now = {name: said for name, said in now.items() if name not in gone} | dict.fromkeys(names, f"{step}")
+        if step % 5 == 4:
+            index.optimize()
+        held.append((index.snapshot(), now))
+        if step % 2:
+            held[-1][0].read_ahead()
+    for snapshot, said in held:
+        found = snapshot.search("image", unit_vectors(1, seed=99), 60)[0].ids
+        assert sorted(found) == sorted(said)
+        for columns in (["id", "meta_step"], ["id", "meta_step", "thumbnail"]):
+            rows = snapshot.rows(found, columns).to_pylist()
+            assert {row["id"]: row["meta_step"] for row in rows} == said
 
 
 def test_pictures_without_vectors_get_no_graph(tmp_path: Path) -> None:

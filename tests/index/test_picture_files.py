@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from index.picture_rows import picture_rows
 
@@ -19,6 +21,17 @@ def files(tmp_path):
 def test_a_picture_is_found_by_its_row(files, row, tmp_path):
     assert files.path(row) == str(tmp_path / "pictures" / "sub" / "0.png")
     assert files.image(row).size == files.image({**row, "sha256": None, "source": None}).size == (8, 6)
+
+
+def test_only_the_folders_that_are_asked_for_are_touched(row, tmp_path, monkeypatch):
+    asked, real = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **options: asked.append(str(path)) or real(path, **options))
+    files = PictureFiles([Source(name, "x", None, str(tmp_path / (name or "pictures"))) for name in ("", "unmounted")])
+    found = list(files.paths([row, {**row, "path": None}, row]))
+    assert found == [files.path(row), None, files.path(row)] and found[0] is not None
+    assert not any("unmounted" in path for path in asked)
+    # Once for all rows, and once for each of those asked for alone.
+    assert asked.count(str(tmp_path / "pictures")) == 3
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def test_what_a_client_can_mend_is_told():
     for error in (CheckpointError("a"), FeatureError("a"), OSError("a"), RuntimeError("a")):
         assert refusal_of(error) is None
     assert refusal_of(HTTPException(404, "gone")).kind == "not_found"
+    unlisted = refusal_of(HTTPException(499, "gone early"))
+    assert (unlisted.status_code, unlisted.detail) == (499, "gone early")
     assert refusal_of(Refusal(503, "full", "busy")).kind == "busy"
 
 

@@ -19,6 +19,7 @@ QUIET = [
     *(f"--disable-{each}" for each in ("gpu", "quic", "background-networking", "component-update", "sync")),
 ]
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+RERANKED = 5
 INPUTS = ["Bright + words", "Deep + sentences"]
 
 
@@ -107,20 +108,20 @@ def first(tab, colour):
     expect(tiles(tab).first).to_have_attribute("data-id", re.compile(f"^{colour}"))
 
 
-def hand_over(tab, event, content, type="image/png"):
+def hand_over(tab, event, content, type="image/png", name="mine.png"):
     """Drops or pastes a file, as a browser would."""
     tab.evaluate(
-        """([event, content, type]) => {
+        """([event, content, type, name]) => {
             const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
             const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], "mine.png", { type }));
+            transfer.items.add(new File([bytes], name, { type }));
             const options = { bubbles: true, cancelable: true };
             const given = event === "paste"
                 ? new ClipboardEvent(event, { ...options, clipboardData: transfer })
                 : new DragEvent(event, { ...options, dataTransfer: transfer });
             document.body.dispatchEvent(given);
         }""",
-        [event, base64.b64encode(content).decode(), type],
+        [event, base64.b64encode(content).decode(), type, name],
     )
 
 
@@ -388,9 +389,22 @@ def test_says_what_is_wrong_in_the_services_words(tabs):
     tab.get_by_role("button", name="Remove colour = red").click()
     first(tab, "red")
     expect(tab.get_by_role("alert")).to_have_count(0)
-    hand_over(tab, "drop", b"no picture")
-    expect(tab.get_by_role("alert")).to_be_visible()
-    assert len(tabs.problems) == 2 and all("422" in problem or "415" in problem for problem in tabs.problems)
+    hand_over(tab, "drop", drawn("blue"))
+    first(tab, "blue|red")
+    hand_over(tab, "drop", drawn("blue")[:200], name="cut-off.png")
+    expect(tab.get_by_role("alert")).to_contain_text("the file cut-off.png can't be decoded")
+    expect(tab.get_by_role("button", name="Try again")).to_have_count(0)
+    assert len(tabs.problems) == 2 and all("422" in problem for problem in tabs.problems)
+    tabs.problems.clear()
+
+
+def test_something_like_what_is_not_there(tabs):
+    tab = tabs("/?like=gone.png")
+    expect(tab.get_by_role("alert")).to_contain_text("gone.png")
+    expect(tab.get_by_role("button", name="Try again")).to_have_count(0)
+    expect(tab.locator(".chip.like")).to_be_visible()
+    expect(tab.locator(".chip.like img")).to_be_hidden()
+    assert len(tabs.problems) == 2 and all("404" in problem or "422" in problem for problem in tabs.problems)
     tabs.problems.clear()
 
 
@@ -478,13 +492,14 @@ def as_alloy(tab, asked):
         found = route.fetch(post_data=json.dumps(plain)).json()
         if question.get("by") == INPUTS[1]:
             found["hits"].reverse()
-        for hit in found["hits"]:
+        for place, hit in enumerate(found["hits"]):
             if question["explain"]:
                 hit |= {
                     "contributions": dict(zip(INPUTS, (0.5, -0.25), strict=True)),
                     "part_contributions": [0.4, -0.15],
                 }
-            if question.get("rerank"):
+            # It looks at no more than the best few.
+            if question.get("rerank") and place < RERANKED:
                 hit["rerank_score"] = 0.875
         route.fulfill(json=found)
 
@@ -521,13 +536,18 @@ def test_says_why_and_where(tabs):
     tab = tabs("/?text=red&without=pink", before=lambda tab: as_alloy(tab, asked), color_scheme="light")
     tab.get_by_role("button", name="Re-rank").click()
     expect(tab.get_by_role("button", name="Re-rank")).to_have_attribute("aria-pressed", "true")
-    expect(tiles(tab).first.locator(".score")).to_have_attribute("title", re.compile("re-ranked 0.875"))
+    scores = tab.locator("#results .score")
+    told = re.compile(r"^re-ranked 0\.875; at first [-\d.]+ standard deviations .*; inner product [-\d.]+$")
+    expect(scores.first).to_have_attribute("title", told)
+    expect(scores.nth(RERANKED - 1)).to_have_text("0.875")
+    expect(scores.nth(RERANKED)).to_have_text(re.compile("\N{GREEK SMALL LETTER SIGMA}$"))
+    expect(tiles(tab).first).to_have_attribute("aria-label", re.compile("score 0.875$"))
     assert [question.get("rerank") for question in asked] == [None, "local"]
     assert asked[0]["parts"] == [{"text": "red", "weight": 1}, {"text": "pink", "weight": -0.5}]
     tab.locator("a[data-id='red-3.png']").click()
     dialog = tab.get_by_role("dialog")
     bars = dialog.locator(".bars").first
-    expect(bars.locator("li")).to_have_text([f"{INPUTS[0]}0.5", f"{INPUTS[1]}-0.25"])
+    expect(bars.locator("li")).to_have_text([f"{INPUTS[0]}0.50", f"{INPUTS[1]}-0.25"])
     track, (adds, takes) = (
         bars.locator(".track").first.bounding_box(),
         [bar.bounding_box() for bar in bars.locator(".bar").all()],
@@ -541,7 +561,8 @@ def test_says_why_and_where(tabs):
     dialog.get_by_role("button", name="Look").click()
     expect(dialog.get_by_role("button", name="red", exact=True)).to_have_attribute("aria-pressed", "true")
     # The grid lies over the middle square of the picture, which is 240 x 100; its lower left cell is the bright one.
-    expect(dialog.get_by_role("status")).to_contain_text("“red” is found at the bottom (")
+    said = dialog.get_by_role("status")
+    expect(said).to_have_text(f"For “red” the encoder {INPUTS[0]} looks at the bottom (score 0.30).")
     bright, other, outside = dialog.locator(".overlay").evaluate(
         """(overlay) => {
             const { width, height } = overlay;
@@ -554,6 +575,25 @@ def test_says_why_and_where(tabs):
     shoot(tab, "attention")
     dialog.get_by_role("button", name="red", exact=True).click()
     expect(dialog.locator(".overlay")).to_be_hidden()
+    expect(dialog.locator(".word.unseen")).to_have_text(["a"])
+    dialog.get_by_role("button", name="a", exact=True).click()
+    expect(said).to_contain_text("(score 0.90), but a picture can hardly show it.")
+    expect(dialog.locator(".overlay")).to_be_visible()
+
+
+def test_pressed_tools_look_alike(tabs):
+    tab = tabs("/?text=red", before=lambda tab: as_alloy(tab, []), color_scheme="light")
+    look = "each => [getComputedStyle(each).color, getComputedStyle(each).backgroundColor]"
+    looks = []
+    for name in ("Without", "Filter", "Side by side", "Re-rank"):
+        tool = tab.get_by_role("button", name=name, exact=True)
+        loose = tool.evaluate(look)
+        tool.click()
+        below_pointer = tool.evaluate(look)
+        tab.mouse.move(0, 0)
+        looks += [below_pointer, tool.evaluate(look)]
+        assert loose not in looks
+    assert all(each == looks[0] for each in looks)
 
 
 def settle(tab):
@@ -636,6 +676,11 @@ def test_fits_a_phone(tabs):
         assert tab.evaluate(width) == 360
         small = "all => all.filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 30).length"
         assert tab.locator("button, select, .tile, .choice label").evaluate_all(small) == 0
+        if name == "results":
+            heights = tab.locator(".tile .caption").evaluate_all("all => all.map((each) => each.clientHeight)")
+            assert len(heights) == 24 and min(heights) > 10 and max(heights) < 25
+            widths = tab.locator(".tile .caption").evaluate_all("all => all.map((each) => each.clientWidth)")
+            assert min(widths) > 40
     dialog = tab.get_by_role("dialog")
     assert dialog.bounding_box()["width"] == 360 and dialog.evaluate("each => each.scrollWidth") == 360
     dialog.get_by_role("button", name="Close").tap()

@@ -59,8 +59,31 @@ PHOTO = picture_bytes(3, "JPEG", (64, 64))
     ],
 )
 def test_what_is_no_sound_picture_is_refused(client, encoder, content):
-    assert error(send(client, content), 422, "bad_picture").startswith("picture 0 ")
+    assert error(send(client, content), 422, "bad_picture").startswith("the file 0.png ")
     assert not encoder.calls
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("cut-off.webp", "the file cut-off.webp"),
+        ("/home/me/b.png", "the file b.png"),
+        ("C:\\\\me\\\\ü 1.png", "the file ü 1.png"),
+        ("\u202egnp.\x07b.png", "the file gnp.b.png"),
+        ("x" * 300, "the file " + "x" * 100),
+        ("/home/me/", "upload 1"),
+        ("", "upload 1"),
+    ],
+)
+def test_a_picture_is_called_as_the_client_calls_it(client, sent, told):
+    part = '--x\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n'
+    parts = (
+        (part.format("query", "").encode(), b'{"parts": [{"upload": 0}, {"upload": 1}]}'),
+        (part.format("pictures", '; filename="a.png"').encode(), picture_bytes()),
+        (part.format("pictures", f'; filename="{sent}"').encode(), b"no picture"),
+    )
+    content = b"\r\n".join(head + body for head, body in parts) + b"\r\n--x--\r\n"
+    assert error(raw(client, content), 422, "bad_picture").startswith(f"{told} isn't a picture")
 
 
 def test_a_polyglot_counts_as_the_picture_it_is(client):
@@ -73,7 +96,7 @@ def test_pixels_are_capped_together(serving):
     assert send(client, picture_bytes(1, size=(10, 10))).status_code == 200
     assert "100" in error(send(client, picture_bytes(1, size=(10, 11))), 422, "bad_picture")
     assert send(client, *[picture_bytes(1, size=(10, 5))] * 2, query=query).status_code == 200
-    assert "picture 1" in error(send(client, *[picture_bytes(1, size=(10, 6))] * 2, query=query), 422, "bad_picture")
+    assert "1.png" in error(send(client, *[picture_bytes(1, size=(10, 6))] * 2, query=query), 422, "bad_picture")
 
 
 def test_a_form_has_one_question_and_the_pictures_it_uses(client):

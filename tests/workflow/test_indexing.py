@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 from index.small_source import CountingEncoder, rows_in, write_picture
@@ -11,6 +12,7 @@ from index.small_source import CountingEncoder, rows_in, write_picture
 from modalloy.data import demo_manifest
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.index import open_index, watch, writer_lock
+from modalloy.index.embedding import Embedding
 from modalloy.index.sync import SyncConfig
 from modalloy.workflow import indexing
 from modalloy.workflow.indexing import Keeper, source_of
@@ -151,6 +153,31 @@ def test_mistakes_leave_no_folder_behind(location, tmp_path, folder, monkeypatch
     assert not (tmp_path / "index").exists()
 
 
+def test_a_build_that_fails_leaves_no_empty_index_behind(keeper, folder, location, tmp_path, monkeypatch):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="none"):
+        keeper.build(str(tmp_path / "none"), spec="counting-a")
+    assert not (tmp_path / "index").exists()
+    # Only an index that this build has made: a folder that was there stays, and so do pictures that are in.
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "notes.txt").touch()
+    with pytest.raises(DataError, match="none"):
+        keeper.build(str(tmp_path / "none"), spec="counting-a")
+    assert (tmp_path / "index" / "notes.txt").exists()
+    shutil.rmtree(location)
+    embedded = Embedding.rows
+
+    def full(self, *arguments):
+        if open_index(location).snapshot().count():
+            raise OSError("the disk is full")
+        return embedded(self, *arguments)
+
+    monkeypatch.setattr(Embedding, "rows", full)
+    with pytest.raises(OSError, match="is full"):
+        keeper.build(str(folder), spec="counting-a")
+    assert rows(location)
+
+
 def test_another_encoder_embeds_all_anew_beside_and_switches(keeper, folder, location, tmp_path, encoders, monkeypatch):
     keeper.build(str(folder), spec="counting-a")
     write_picture(tmp_path / "more" / "0.png", 40)
@@ -265,6 +292,22 @@ def test_writers_wait_for_each_other(keeper, folder, location):
     assert done[0].sources[0].new == 1
 
 
+def test_a_writer_goes_on_where_the_one_it_waited_for_has_failed(location):
+    def write():
+        with writer_lock(location):
+            done.append((Path(location) / ".writer.lock").exists())
+
+    done = []
+    with writer_lock(location):
+        other = threading.Thread(target=write)
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        shutil.rmtree(location)
+    other.join(20)
+    assert done == [True]
+
+
 def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch, caplog):
     monkeypatch.setattr(watch, "_DEBOUNCE_MS", 50)
     monkeypatch.setattr(watch, "_FIRST_LOOK_MS", 50)
@@ -288,3 +331,27 @@ def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch, cap
         keeper.watch()
     assert {each.id for each in updates[-1].sources[0].rejects} == {"bad.png"}
     assert caplog.text.count("left out: bad.png") == 1
+
+
+def test_what_is_broken_is_told_once_until_it_is_mended(keeper, folder, location, monkeypatch, caplog):
+    def broken():
+        (folder / "3.png").write_bytes(b"no picture")
+
+    def mended():
+        write_picture(folder / "3.png", 3)
+
+    def told(change):
+        change()
+        caplog.clear()
+        monkeypatch.setattr(indexing, "watch", lambda _, update, __: update())
+        keeper.watch()
+        return caplog.text.count("left out: 3.png")
+
+    (folder / "0.txt").write_text(" ")
+    broken()
+    keeper.build(str(folder), spec="counting-a")
+    # Who builds and goes on to watch sees what the build returned only at the end.
+    assert told(broken) == 1 and caplog.text.count("left out: 0.png: caption 1 of 1 is blank") == 1
+    assert told(broken) == 0 and "0.png" not in caplog.text
+    assert told(mended) == 0
+    assert told(broken) == 1 and "0.png" not in caplog.text

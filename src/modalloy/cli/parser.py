@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import NoReturn
 
@@ -19,14 +20,15 @@ class Parser(ArgumentParser):
     verbs: "Mapping[str, Parser]" = MappingProxyType({})
 
     def spell_with_dashes(self) -> None:
-        """Shows "-" between the words of an option; "_", as in a configuration's keys, is taken as well."""
+        """Shows "-" between the words of an option; each may be "_", as in a configuration's keys, as well."""
         actions = self._option_string_actions
         for option, action in list(actions.items()):
             # One with a "." is a key of a configuration.
             if option.startswith("--") and "." not in option:
-                shown, also = (f"--{option[2:].replace(*signs)}" for signs in ("_-", "-_"))
+                shown = f"--{option[2:].replace('_', '-')}"
                 action.option_strings = [shown if each == option else each for each in action.option_strings]
-                actions |= {shown: action, also: action}
+                spellings = product(*("-_" if sign == "-" else sign for sign in shown[2:]))
+                actions |= {f"--{''.join(spelling)}": action for spelling in spellings}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the mistake and exits with 2."""
@@ -36,19 +38,25 @@ class Parser(ArgumentParser):
         elif found := re.search(r'expected "(?:(\w+)\.)?verb"', reason):
             parser = self.verbs[found[1]] if found[1] else self
             reason = f"name a verb: {', '.join(parser.verbs)}"
-        elif found := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$", reason):
+        elif found := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)$", reason):
             reason = self._no_choice(*found.groups())
         elif found := re.match(r"unrecognized arguments:.*? (--[^\s=]+)", reason):
-            shown = [option for action in self._actions for option in action.option_strings]
-            reason = f"there is no option {found[1]}{did_you_mean(found[1], shown)}"
+            reason = f"there is no option {found[1]}{self._instead_of(found[1])}"
         elif found := re.match(r'Parser key "([^"]+)": .*?(?:(?:Given|Got) value: (.*)|Unable to load config)', reason):
             reason = self._misfit(found[1], found[2]) or reason
         print(f"{parser.prog}: {reason} (see {parser.prog} --help)", file=sys.stderr)
         sys.exit(USER_MISTAKE)
 
-    def _no_choice(self, key: str, value: str, choices: str) -> str:
+    def _instead_of(self, option: str) -> str:
+        shown = [each for action in self._actions for each in action.option_strings]
+        hint = did_you_mean(option, shown)
+        if not hint and "--set" in shown:
+            return f"; a key of the configuration is set with --set {option[2:].replace('-', '_')}=VALUE"
+        return hint
+
+    def _no_choice(self, key: str, quoted: str, choices: str) -> str:
         known = list(self.verbs) if key == "verb" else choices.replace("'", "").split(", ")
-        return f"there is no {key} {value!r}{did_you_mean(value, known)} (there are {', '.join(known)})"
+        return f"there is no {key} {quoted}{did_you_mean(quoted[1:-1], known)} (there are {', '.join(known)})"
 
     def _missing(self, keys: Sequence[str]) -> "tuple[Parser, str]":
         verb, _, rest = keys[0].partition(".")

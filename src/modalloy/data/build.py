@@ -1,15 +1,13 @@
 """Turns what a reader found into a checked manifest, and says what had to be left out."""
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from modalloy.counted import counted
 from modalloy.data.images import check_image, open_image, sha256_of_image
-from modalloy.data.item import SPLITS, Item, caption_problem, check_id, check_path
+from modalloy.data.item import BLANK, SPLITS, Item, caption_problem, check_id, check_path
 from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
 from modalloy.data.metadata import NO_METADATA, MetaValue, of_one_kind
@@ -30,7 +28,6 @@ SPLIT_ALIASES = {
 """How collections name their splits; COCO's `restval` (Karpathy) counts as train."""
 
 REJECTS_NAME = "rejects.jsonl"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def build_manifest(
 
     A mistake in the collection's structure is an error. An image that is missing, unreadable or without a
     caption left, and a caption that is blank or not UTF-8, are left out alone and listed among the rejects. An image
-    all of whose captions are blank is as one that has none; how many there are is logged.
+    all of whose captions are blank is taken as one that has none.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -104,8 +101,7 @@ def build_manifest(
     records, root = list(records), Path(root)
     name = root if name is None else name
     rejects: list[Reject] = []
-    splits, records = _check_structure(records), _without_blank(records)
-    items = tuple(_items(records, splits, root, decode, known_files, rejects))
+    items = tuple(_items(records, _check_structure(records), root, decode, known_files, rejects))
     if not items:
         if not rejects:
             raise DataError(f"{name}: the collection lists no images; check the path.")
@@ -163,24 +159,20 @@ def _items(
     metadata = of_one_kind(record.metadata for record in records)
     tracked = track(records, "checking images", total=len(records), shown_from=BAR_FROM)
     for record, split, known in zip(tracked, splits, metadata, strict=True):
-        captions = _usable_captions(record, rejects)
-        if record.captions and not captions:
-            rejects.append(Reject(as_utf8(record.id), "the image has no usable caption left"))
-            continue
+        id = as_utf8(record.id)
+        captions, problems = _usable_captions(record.captions)
+        left_out = [Reject(id, f"caption {number} of {len(record.captions)} {what}") for number, what in problems]
         try:
             sha256 = _check_and_hash(root, record.path, decode, known_files)
         except ImageError as error:
-            rejects.append(Reject(as_utf8(record.id), as_utf8(str(error))))
+            # Before its captions, as the first reject is what an error names.
+            rejects += [Reject(id, as_utf8(str(error))), *left_out]
+            continue
+        rejects += left_out
+        if not captions and any(what != BLANK for _, what in problems):
+            rejects.append(Reject(id, "the image has no usable caption left"))
             continue
         yield Item(record.id, record.path, sha256, split, captions, record.family, known)
-
-
-def _without_blank(records: Sequence[Record]) -> list[Record]:
-    """The records, those with nothing but blank captions as they are where a collection has none for an image."""
-    blank = [bool(record.captions) and not any(map(str.strip, record.captions)) for record in records]
-    if any(blank):
-        _log.warning("%s with nothing but blank captions: taken without captions", counted(sum(blank), "image"))
-    return [replace(record, captions=()) if each else record for record, each in zip(records, blank, strict=True)]
 
 
 def _none_exists(records: Sequence[Record], root: Path) -> bool:
@@ -204,15 +196,15 @@ def _check_and_hash(root: Path, relative: str, decode: bool, known_files: KnownF
         raise ImageError(f"{path} can't be read ({error.strerror}).") from None
 
 
-def _usable_captions(record: Record, rejects: list[Reject]) -> tuple[str, ...]:
-    """The captions that aren't blank and are UTF-8, without the white space around them."""
-    usable, total = [], len(record.captions)
-    for number, caption in enumerate(record.captions, start=1):
+def _usable_captions(captions: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[int, str]]]:
+    """Those that aren't blank and are UTF-8, without the white space around them; the others' numbers and problems."""
+    usable, problems = list[str](), list[tuple[int, str]]()
+    for number, caption in enumerate(captions, start=1):
         if (problem := caption_problem(caption)) is None:
             usable.append(caption.strip())
         else:
-            rejects.append(Reject(as_utf8(record.id), f"caption {number} of {total} {problem}"))
-    return tuple(usable)
+            problems.append((number, problem))
+    return tuple(usable), problems
 
 
 def _check_expected(manifest: Manifest, expected: Mapping[str, int], rejects: Sequence[Reject]) -> None:

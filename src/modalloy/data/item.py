@@ -17,6 +17,9 @@ SPLITS = ("train", "val", "tune", "test", "unused", "inputs")
 unused is only indexed; on inputs, instead of train, the inputs may be aligned, so that the fusion's pairs are foreign
 to them."""
 
+BLANK = "is blank"
+"""What `caption_problem` says of a caption that is as none."""
+
 _BAD_IN_ID = re.compile(r"[#/\x00-\x1f\x7f]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -108,9 +111,9 @@ def is_path(path: str | None) -> bool:
 
 
 def caption_problem(caption: str) -> str | None:
-    """What keeps a text from being a caption ("is blank", "isn't UTF-8"), or None."""
+    """What keeps a text from being a caption (`BLANK`, "isn't UTF-8"), or None."""
     if not caption.strip():
-        return "is blank"
+        return BLANK
     return None if _is_utf8(caption) else "isn't UTF-8"
 
 

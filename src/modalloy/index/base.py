@@ -167,6 +167,9 @@ class Snapshot(Protocol):
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Some columns of some rows, in the order of `ids`; ids that aren't there are left out."""
 
+    def read_ahead(self) -> None:
+        """Prepares for many questions, where that makes their answers faster; a single one doesn't pay for it."""
+
     def scan(
         self,
         columns: Sequence[str],

@@ -14,7 +14,7 @@ from modalloy.encoders import Modality
 from modalloy.encoders.base import MODALITIES
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Found, Head
-from modalloy.index.cached_rows import CACHED_UP_TO, PLACE, CachedRows, is_cached
+from modalloy.index.cached_rows import ROW_ID, CachedRows, is_cached
 from modalloy.index.checks import check_queries
 from modalloy.index.columns import in_order, vectors_in
 from modalloy.index.condition import Condition, check_condition
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable, Table
 
 _BLOCK = 8192
+_MOST_RECENT = 2_000
 
 
 class LanceSnapshot:
@@ -54,6 +55,9 @@ class LanceSnapshot:
         self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
         self._lock = threading.Lock()
         self._held: dict[Modality, tuple[list[str], Tensor]] = {}
+        self._reading_ahead = threading.Lock()
+        self._cached: CachedRows | None = None
+        self._recent: dict[str, int] = {}
 
     @cached_property
     @guarded
@@ -94,14 +98,25 @@ class LanceSnapshot:
         if cached is not None and all(map(is_cached, columns)):
             return cached.take(ids, columns)
         wanted = list(dict.fromkeys(["id", *columns]))
-        if cached is None:
-            batches = list(self._batches(wanted, sql_of_ids(ids)))
-            found = pa.Table.from_batches(batches, pa.schema([self._schema.field(column) for column in wanted]))
-        else:
-            # By their places it takes half the time of a look-up.
-            found = self._table.take_row_ids(cached.places(ids)).select(wanted).to_arrow().select(wanted)
-            found.validate(full=True)
-        return in_order(found, ids, columns)
+        # By row ids it takes half the time of a look-up.
+        row_ids = self._recent_row_ids(ids) if cached is None else cached.row_ids(ids)
+        others = [id for id in ids if id not in row_ids] if cached is None else []
+        batches = self._batches(wanted, sql_of_ids(others)) if others else ()
+        found = [pa.Table.from_batches(batches, pa.schema([self._schema.field(column) for column in wanted]))]
+        if row_ids:
+            found.append(self._table.take_row_ids(list(row_ids.values())).select(wanted).to_arrow().select(wanted))
+            found[-1].validate(full=True)
+        return in_order(pa.concat_tables(found), ids, columns)
+
+    @guarded
+    def read_ahead(self) -> None:
+        """See `Snapshot`. What is known of rows besides vectors is held in memory, where they aren't too many."""
+        with self._reading_ahead:
+            if self._cached is None:
+                columns = [column for column in self._schema.names if is_cached(column)]
+                schema = pa.schema([*map(self._schema.field, columns), pa.field(ROW_ID, pa.uint64())])
+                batches = (batch.select(schema.names) for batch in self._batches(columns, None, row_ids=True))
+                self._cached = CachedRows.read(self._table.count_rows(), batches, schema)
 
     def scan(
         self,
@@ -128,20 +143,10 @@ class LanceSnapshot:
     def _sizes(self) -> dict[Modality, int]:
         return {modality: int(self._table.count_rows(rows_of_kind(modality))) for modality in MODALITIES}
 
-    @property
-    def _cached(self) -> CachedRows | None:
-        """What is known of all rows besides vectors, read once; None where there are too many rows."""
-        with self._lock:
-            return self._read_cached
-
-    @cached_property
-    def _read_cached(self) -> CachedRows | None:
-        if self._table.count_rows() > CACHED_UP_TO:
-            return None
-        columns = [column for column in self._schema.names if is_cached(column)]
-        fields = [*map(self._schema.field, columns), pa.field(PLACE, pa.uint64())]
-        batches = [batch.select([*columns, PLACE]) for batch in self._batches(columns, None, places=True)]
-        return CachedRows(pa.Table.from_batches(batches, pa.schema(fields)))
+    def _recent_row_ids(self, ids: Sequence[str]) -> dict[str, int]:
+        """Of those that a search has just found."""
+        recent = self._recent
+        return {id: recent[id] for id in ids if id in recent}
 
     def _search_held(
         self, modality: Modality, queries: Float[Tensor, "queries dim"], k: int, conditions: Sequence[Condition]
@@ -180,12 +185,19 @@ class LanceSnapshot:
             .ef(how.candidates(k))
             .refine_factor(how.refine)
             .limit(k)
-            # A row's place costs nothing, unlike its id.
+            # A row's own number costs nothing, unlike its id.
             .select(["_distance", *(["id"] if cached is None else [])])
             .with_row_id()
         )
         found = LOOP.run((search if conditions is None else search.where(conditions)).to_arrow())
-        ids = found["id"].to_pylist() if cached is None else cached.at(found[PLACE].to_pylist())
+        row_ids = found[ROW_ID].to_pylist()
+        if cached is None:
+            ids = found["id"].to_pylist()
+            # A new one where it gets too large, since others may be reading the old one.
+            recent = self._recent if len(self._recent) < _MOST_RECENT else {}
+            self._recent = recent | dict(zip(ids, row_ids, strict=True))
+        else:
+            ids = cached.ids(row_ids)
         # LanceDB's distance is 1 - <query, vector>.
         return Found(ids, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
@@ -211,12 +223,12 @@ class LanceSnapshot:
         where: str | None,
         limit: int | None = None,
         offset: int = 0,
-        places: bool = False,
+        row_ids: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         if limit == 0:  # which LanceDB takes for no limit
             return
         with storage_errors(self.location):
-            query = self._table.search().select(list(columns)).with_row_id(places)
+            query = self._table.search().select(list(columns)).with_row_id(row_ids)
             if where is not None:
                 query = query.where(where)
             if limit is not None:

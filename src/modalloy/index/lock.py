@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,7 +37,11 @@ def writer_lock(location: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         _log.info("%s is being written to by another process; waiting for it to finish", location)
-        lock.acquire()
+        while not lock.is_locked:
+            # Who fails to make an index takes its folder away.
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                lock.acquire()
     try:
         yield
     finally:

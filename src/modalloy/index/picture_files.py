@@ -36,11 +36,16 @@ class PictureFiles:
 
     def paths(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[str | None]:
         """`path` for each of some rows, which looks up once where a folder really is."""
-        folders = {name: Inside(root) for name, root in self._roots.items() if root}
+        folders: dict[str, Inside] = {}
         for row in rows:
             source, path = row["source"] or "", row["path"]
-            known = source in folders and path is not None and folders[source].holds(path)
-            yield str(Path(self._roots[source]) / path) if known else None
+            root = self._roots.get(source)
+            if not root or path is None:
+                yield None
+                continue
+            # Another source's folder may be out of reach.
+            inside = folders.get(source) or folders.setdefault(source, Inside(root))
+            yield str(Path(root) / path) if inside.holds(path) else None
 
     def open(self, row: Mapping[str, Any]) -> Opened:
         """The file of a row's picture, whatever is in it by now.

@@ -76,6 +76,9 @@ class QdrantSnapshot:
             for answer in answers
         ]
 
+    def read_ahead(self) -> None:
+        """See `Snapshot`. Nothing is to be done: a cluster holds in memory what it wants to."""
+
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """See `Snapshot`."""
         wanted = list(dict.fromkeys(["id", *columns]))

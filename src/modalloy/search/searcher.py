@@ -109,8 +109,8 @@ class Searcher:
                 warm(encoder)
                 rerankers = self._second_stages(encoder)
             view = View(snapshot, encoder, rerankers, self._encoding)
-            for modality in old.sampled:
-                view.load(modality)
+            if old.sampled:
+                view.read_ahead(old.sampled)
             self._view = view
             return True
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -155,15 +155,15 @@ class View:
         """Loads what a first question would otherwise wait for: the encoder's backbones, the samples, the vectors."""
         with self._lock:
             warm(self.encoder)
-        for modality in MODALITIES:
-            self.load(modality)
+        self.read_ahead(MODALITIES)
 
-    def load(self, modality: Modality) -> None:
+    def read_ahead(self, modalities: Iterable[Modality]) -> None:
         """Reads what a first question for pictures, or for captions, would otherwise wait for."""
-        sample = self.sample(modality)
-        if len(sample):
-            found = self.snapshot.search(modality, sample[:1], 1)[0]
-            self.snapshot.rows(found.ids, _SHOWN)
+        self.snapshot.read_ahead()
+        for modality in modalities:
+            sample = self.sample(modality)
+            if len(sample):
+                self.snapshot.search(modality, sample[:1], 1)
 
     @property
     def sampled(self) -> tuple[Modality, ...]:

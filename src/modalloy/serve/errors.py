@@ -140,7 +140,8 @@ class Guarded:
 
 def _sentence(error: HTTPException) -> str:
     """What the framework's own errors, which are only named, tell a client."""
-    if error.detail != HTTPStatus(error.status_code).phrase or error.status_code not in (404, 405):
+    # In this order, as a status needn't be one of `HTTPStatus`.
+    if error.status_code not in (404, 405) or error.detail != HTTPStatus(error.status_code).phrase:
         return str(error.detail)
     methods = (error.headers or {}).get("Allow", "another method")
     wrong = "there is nothing at this address" if error.status_code == 404 else f"this address takes {methods} alone"

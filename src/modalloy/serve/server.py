@@ -46,7 +46,7 @@ def serve(location: str, config: ServeConfig) -> str:
         name = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{name}:{bound.getsockname()[1]}"
         service: Service = app.state.service
-        server = _Server(_settings(app, config), service, address)
+        server = _Server(uvicorn_settings(app, config), service, address)
         server.run(sockets=[bound])
     if not service.close(config.stop_s):
         _log.warning("a search didn't end within %g s; it is given up", config.stop_s)
@@ -87,7 +87,8 @@ class _Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
 
-def _settings(app: object, config: ServeConfig) -> uvicorn.Config:
+def uvicorn_settings(app: object, config: ServeConfig) -> uvicorn.Config:
+    """How uvicorn runs the service; `benchmarks/service.py` measures the same."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=Connection,

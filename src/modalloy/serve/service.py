@@ -106,11 +106,11 @@ class Service:
         """
         if asked.body.k > self.config.k_most:
             raise Refusal(422, f"k: at most {self.config.k_most} answers can be asked for, got {asked.body.k}.")
-        if not asked.files:
+        if not asked.uploads:
             return await self._answer(asked.query([]))
         # Decoded pictures are large, so that few searches may hold some, until they are answered.
         async with self._holding:
-            pictures = await self._in("decode", lambda: decode_uploads(asked.files, self.config.max_pixels))
+            pictures = await self._in("decode", lambda: decode_uploads(asked.uploads, self.config.max_pixels))
             return await self._answer(asked.query(pictures))
 
     async def words(self, asked: WordsBody) -> WordsAnswer:

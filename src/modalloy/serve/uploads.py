@@ -18,17 +18,26 @@ from modalloy.serve.models import SearchBody
 
 MAX_PICTURES = 8
 """Pictures in one question."""
+MAX_NAME = 100
+"""Letters of a file's name in an error."""
 JSON, FORM = "application/json", "multipart/form-data"
 
 _Body = TypeVar("_Body", bound=BaseModel)
+
+
+class Upload(NamedTuple):
+    """A picture's file, not yet looked at."""
+
+    name: str
+    """What errors call it."""
+    file: OpenFile
 
 
 class Asked(NamedTuple):
     """A question as it came in."""
 
     body: SearchBody
-    files: Sequence[OpenFile]
-    """Its pictures' files, not yet looked at."""
+    uploads: Sequence[Upload]
 
     def query(self, pictures: Sequence[Image.Image]) -> Query:
         """The question, with its files decoded."""
@@ -74,17 +83,17 @@ async def read_question(request: Request) -> AsyncIterator[Asked]:
         await form.close()
 
 
-def decode_uploads(files: Sequence[OpenFile], max_pixels: int) -> list[Image.Image]:
+def decode_uploads(uploads: Sequence[Upload], max_pixels: int) -> list[Image.Image]:
     """Decodes pictures that have at most so many pixels together.
 
     Raises:
         Refusal: they have more, or one isn't a picture.
     """
     pictures: list[Image.Image] = []
-    for number, file in enumerate(files):
+    for name, file in uploads:
         try:
             left = max_pixels - sum(picture.width * picture.height for picture in pictures)
-            pictures.append(decode_image(file, f"picture {number}", left))
+            pictures.append(decode_image(file, name, left))
         except ImageError as error:
             raise Refusal(422, str(error), "bad_picture") from error
     return pictures
@@ -98,20 +107,28 @@ def _require(request: Request, *allowed: str) -> str:
     return sent
 
 
-def _parts_of(form: FormData) -> tuple[SearchBody, list[OpenFile]]:
+def _parts_of(form: FormData) -> tuple[SearchBody, list[Upload]]:
     query = form.get("query")
-    files = [part.file for name, part in form.multi_items() if name == "pictures" and isinstance(part, UploadFile)]
+    files = [part for name, part in form.multi_items() if name == "pictures" and isinstance(part, UploadFile)]
     if not isinstance(query, str) or len(files) + 1 != len(form.multi_items()):
         raise Refusal(422, "a form has one field 'query' with the question as JSON, and files 'pictures'.")
-    return SearchBody.model_validate_json(query), files
+    uploads = [Upload(_name(number, part.filename or ""), part.file) for number, part in enumerate(files)]
+    return SearchBody.model_validate_json(query), uploads
 
 
-def _matched(body: SearchBody, files: Sequence[OpenFile]) -> Asked:
+def _name(number: int, sent: str) -> str:
+    """What a client calls its file, without folders and what can't be seen; by its number if nothing is left."""
+    last = sent.replace("\\", "/").rpartition("/")[2]
+    name = "".join(letter for letter in last if letter.isprintable()).strip()[:MAX_NAME]
+    return f"the file {name}" if name else f"upload {number}"
+
+
+def _matched(body: SearchBody, uploads: Sequence[Upload]) -> Asked:
     used = {part.upload for part in body.parts if part.upload is not None}
-    if used != set(range(len(files))):
+    if used != set(range(len(uploads))):
         raise Refusal(
             422,
-            f"the parts use the uploads {sorted(used)}, but {len(files)} came with the question; "
+            f"the parts use the uploads {sorted(used)}, but {len(uploads)} came with the question; "
             'the n-th of the files "pictures" is {"upload": n}, from 0.',
         )
-    return Asked(body, files)
+    return Asked(body, uploads)

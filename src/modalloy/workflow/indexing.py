@@ -13,13 +13,13 @@ from modalloy.data.demo import DEMO_FOLDER
 from modalloy.encoders import Encoder, load_encoder
 from modalloy.errors import CheckpointError, ConfigError, DataError
 from modalloy.features.devices import require_devices
-from modalloy.index import Condition, Head, Index, Source, create_index, open_index, writer_lock
+from modalloy.index import Condition, Head, Index, Source, create_index, open_index
 from modalloy.index.encoder_spec import head_of, made_by, spec_at
 from modalloy.index.lock import is_uri
 from modalloy.index.source_name import check_source_name, source_name_of
 from modalloy.index.sync import SyncConfig, Synced, require_most, sync
 from modalloy.index.watch import watch, watched_folders
-from modalloy.index.writing import index_to_change
+from modalloy.index.writing import index_to_change, lock_to_make
 from modalloy.progress import waiting
 from modalloy.workflow.collections import DEMO, open_with_rejects, warn_of
 from modalloy.workflow.default_encoder import default_spec
@@ -110,7 +110,7 @@ class Keeper:
         # Before the lock, which makes the folder.
         encoder = self._loaded(spec or self._usual_spec())
         head = head_of(encoder, self.location)
-        with writer_lock(self.location):
+        with lock_to_make(self.location):
             index = self._opened_or_made(head)
             _require_same(index, source)
             if spec is None:
@@ -177,10 +177,10 @@ class Keeper:
         updated = self.update()
         for problem in updated.problems:
             _log.error("%s", problem)
+        # What is broken stays so for many an update; what was mended meanwhile may break again.
+        told, self._told = self._told, {reject for source in updated.sources for reject in source.rejects}
         for source in updated.sources:
-            # What is broken stays so for many an update.
-            warn_of([reject for reject in source.rejects if reject not in self._told])
-            self._told.update(source.rejects)
+            warn_of([reject for reject in source.rejects if reject not in told])
             if source.changes:
                 _log.info("%s: %s", source.collection, summary_of(source))
 

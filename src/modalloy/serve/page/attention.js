@@ -5,6 +5,7 @@ import { make } from "./dom.js";
 import { textOf } from "./state.js";
 
 const SHADE = 0.8;
+const HARDLY = "a picture can hardly show it";
 
 /** A form that asks where words are found in a picture, and shows it on `overlay`. */
 export function setUpWords(page, id, overlay) {
@@ -34,16 +35,18 @@ export function setUpWords(page, id, overlay) {
 }
 
 function showWords(answer, found, told, overlay) {
-  const highest = Math.max(...answer.words.map(({ score }) => score), 1e-9);
+  const seen = answer.words.filter((word) => word.seen);
+  const highest = Math.max(...seen.map(({ score }) => score), 1e-9);
   const choose = (chosen) => {
     for (const [place, button] of [...found.children].entries()) button.setAttribute("aria-pressed", place === chosen);
     const word = answer.words[chosen];
     const crop = light(overlay, word ? word.weights : null);
-    told.textContent = word ? `“${word.word}” is found ${whereabouts(word.weights, crop)} (score ${word.score.toFixed(2)}), says ${answer.encoder}.` : "";
+    told.textContent = word ? sentence(word, whereabouts(word.weights, crop), answer.encoder) : "";
   };
-  found.replaceChildren(...answer.words.map(({ word, score }, place) => {
+  found.replaceChildren(...answer.words.map(({ word, score, seen: visible }, place) => {
     const button = make("button", {
-      type: "button", class: "word", "aria-pressed": "false", title: `score ${score.toFixed(3)}`,
+      type: "button", class: visible ? "word" : "word unseen", "aria-pressed": "false",
+      title: `score ${score.toFixed(3)}${visible ? "" : `; ${HARDLY}`}`,
       onclick: () => choose(button.getAttribute("aria-pressed") === "true" ? -1 : place),
     }, word);
     button.style.setProperty("--found", Math.max(0, score / highest).toFixed(3));
@@ -51,7 +54,13 @@ function showWords(answer, found, told, overlay) {
   }));
   // The best of those that a picture can show, if there is one.
   const best = (words) => words.reduce((best, each) => (best && best.score >= each.score ? best : each), undefined);
-  choose(answer.words.indexOf(best(answer.words.filter(({ seen }) => seen)) ?? best(answer.words)));
+  choose(answer.words.indexOf(best(seen) ?? best(answer.words)));
+}
+
+// The weights always have a highest place, also for what isn't there, so that it mustn't say that a word is found.
+function sentence({ word, score, seen }, place, encoder) {
+  const looks = `“${word}” the encoder ${encoder} looks ${place} (score ${score.toFixed(2)})`;
+  return seen ? `For ${looks}.` : `For ${looks}, but ${HARDLY}.`;
 }
 
 /**
@@ -93,7 +102,7 @@ function range(weights) {
   return { least, span: Math.max(...all) - least || 1 };
 }
 
-// For those who can't see the light: in which ninth of the picture its centre is.
+// For those who can't see the light: at which ninth of the picture its centre is.
 function whereabouts(weights, crop) {
   const { least } = range(weights);
   let [sum, below, right] = [0, 0, 0];
@@ -109,5 +118,5 @@ function whereabouts(weights, crop) {
   const place = [
     third((crop.down * below) / sum, ["top", "", "bottom"]), third((crop.across * right) / sum, ["left", "", "right"]),
   ].filter(Boolean).join(" ");
-  return place ? `at the ${place}` : "in the middle";
+  return place ? `at the ${place}` : "at the middle";
 }

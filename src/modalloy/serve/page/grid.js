@@ -10,12 +10,16 @@ const NARROWEST = 0.5;
 const WIDEST = 2.6;
 const SKELETONS = [1.5, 0.75, 1.33, 1, 1.6, 0.7, 1.4, 1, 1.25, 1.8, 0.8, 1.3];
 
-/** The standard score, in spreads of the gallery's scores, with the others in a tooltip. */
+const isReranked = (hit) => hit.rerank_score !== null && hit.rerank_score !== undefined;
+
+// The score that the order follows; the standard score is in spreads of the gallery's scores.
+const told = (hit) => isReranked(hit) ? hit.rerank_score.toFixed(3) : `${hit.standard_score.toFixed(1)} σ`;
+
+/** The score that put a hit where it is, with all of its scores in a tooltip. */
 export function score(hit) {
-  const others = [`inner product ${rounded(hit.score)}`];
-  if (hit.rerank_score !== null && hit.rerank_score !== undefined) others.unshift(`re-ranked ${rounded(hit.rerank_score)}`);
-  const title = `${hit.standard_score.toFixed(2)} standard deviations above the average picture; ${others.join(", ")}`;
-  return make("span", { class: "score", title }, `${hit.standard_score.toFixed(1)} σ`);
+  const first = `${hit.standard_score.toFixed(2)} standard deviations above the average picture; inner product ${rounded(hit.score)}`;
+  const title = isReranked(hit) ? `re-ranked ${rounded(hit.rerank_score)}; at first ${first}` : first;
+  return make("span", { class: "score", title }, told(hit));
 }
 
 /** A link that opens a hit, with its picture and its score. */
@@ -25,7 +29,7 @@ export function tile(page, hit, kind = "tile") {
     "a",
     {
       class: kind, href: toAddress({ ...page.state, show: hit.id }), "data-id": hit.id, "data-picture": hit.picture_id,
-      "aria-label": `${name}, score ${hit.standard_score.toFixed(1)}`,
+      "aria-label": `${name}, score ${told(hit)}`,
       onclick: (event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
         event.preventDefault();

@@ -174,6 +174,10 @@ const byEncoder = (values) => Object.entries(values).map(([name, value]) => [nam
 
 const byPart = (page, values) => page.answer.parts.map((name, place) => [name, values[place]]);
 
+// As many digits in all, since they stand below each other; and no "-0.00".
+const hundredths = (value) =>
+  value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "negative", useGrouping: false });
+
 /** A bar for what each adds to the score, to the left of the zero where it takes away. */
 function bars(title, entries) {
   const low = Math.min(0, ...entries.map(([, value]) => value));
@@ -183,7 +187,7 @@ function bars(title, entries) {
     const bar = make("span", { class: value < 0 ? "bar takes" : "bar" });
     bar.style.setProperty("--from", at(Math.min(0, value)));
     bar.style.setProperty("--to", at(Math.max(0, value)));
-    return make("li", {}, make("span", { class: "name" }, name), make("span", { class: "track" }, bar), make("span", { class: "number" }, rounded(value)));
+    return make("li", {}, make("span", { class: "name" }, name), make("span", { class: "track" }, bar), make("span", { class: "number" }, hundredths(value)));
   });
   return section(title, make("ul", { class: "bars", role: "list" }, ...rows));
 }

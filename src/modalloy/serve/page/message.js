@@ -7,6 +7,9 @@ const TRIES = 5;
 const BUSY = [429, 503];
 const WAIT = 2;
 
+// Asked again as it is, a wrong question stays wrong.
+const canHelp = (status) => status < 400 || status >= 500 || BUSY.includes(status);
+
 let timer = null;
 let tries = 0;
 
@@ -21,12 +24,15 @@ export function worked() {
   clearMessage();
 }
 
-/** Shows an error with a way to go on; `retry` is called by the button, or after the time that a busy service asks for. */
+/**
+ * Shows an error, with a way to go on where there is one; `retry` is called by the button, or after the time that a busy
+ * service asks for.
+ */
 export function showError(error, retry) {
   clearMessage();
   if (error.status === 401) return askForKey(error, retry);
   const text = make("p", {}, error.message);
-  const again = make("button", { type: "button", onclick: () => { tries = 0; retry(); } }, "Try again");
+  const again = canHelp(error.status) && make("button", { type: "button", onclick: () => { tries = 0; retry(); } }, "Try again");
   byId("message").append(make("div", { class: "message", role: "alert" }, text, again));
   if (BUSY.includes(error.status) && tries < TRIES) wait(error.retryAfter ?? WAIT, retry);
 }
