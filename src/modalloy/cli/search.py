@@ -143,16 +143,11 @@ def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":
         *({"text": text} for text in options.without),
     ]
     if len(given) == len(options.without):
-        lone = options.index is not None and options.query is None
-        raise ConfigError(
-            "give what to search by: words, --image or --like."
-            + (
-                f" {options.index!r} was taken for the index's place; to search for it as words: "
-                f"modalloy search {_DEFAULT} {shlex.quote(options.index)}"
-                if lone
-                else ""
-            )
+        taken = (
+            f" {options.index!r} was taken for the index's place; to search for it as words: "
+            f"modalloy search {_DEFAULT} {shlex.quote(options.index or '')}"
         )
+        raise ConfigError("give what to search by: words, --image or --like." + (taken if options.index else ""))
     unwanted = len(options.without)
     weights = options.weight or [1.0] * (len(given) - unwanted) + [_UNWANTED] * unwanted
     if len(weights) != len(given) or min(weights) <= 0:
