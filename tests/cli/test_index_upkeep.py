@@ -29,6 +29,9 @@ def test_listing(location, capsys):
     out = capsys.readouterr().out
     assert "4 pictures, 8 captions" in out and "sub:3.png" in out and "sub:1.png" not in out
     assert "year=2003" in out and "2003.0" not in out
+    assert "1 of 2 shown; --limit N and --offset N show others" in out
+    assert main(arguments) == 0
+    assert "shown" not in capsys.readouterr().out
     assert main(["index", "list", "--index", location, "--where", "colour = red"]) == USER_MISTAKE
     assert "no field 'colour'" in capsys.readouterr().err
     assert main(["index", "list", "--index", location, "--limit", "-1"]) == USER_MISTAKE

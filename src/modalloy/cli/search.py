@@ -1,5 +1,7 @@
 """modalloy search"""
 
+import shlex
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from modalloy.cli.hits import show_hits
 from modalloy.cli.verb import Verb
 from modalloy.errors import ConfigError
 from modalloy.progress import waiting
@@ -40,6 +41,8 @@ class Search(Verb):
             help=f"an index, or the folder of a run or an alloy; default: {_DEFAULT}",
         )
         add("query", nargs="?", type=str | None, default=None, help="the words to search by")
+        # Not an argument to give: it catches words without quotes, so that the mistake can be named.
+        add("unquoted", nargs="*", type=str, help=SUPPRESS)
         add("--image", type=str | None, default=None, help="a picture to search by, instead or besides")
         add("--like", type=str | None, default=None, help="the id of a picture in the index, to find more like it")
         several: dict[str, Any] = {"action": "append", "default": []}
@@ -74,45 +77,31 @@ class Search(Verb):
 
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
+        if options.unquoted:
+            place = [] if _is_place(options.index) else [options.index]
+            quoted = shlex.quote(" ".join((*place, options.query, *options.unquoted)))
+            raise ConfigError(f"too many arguments; put the words in quotes: {quoted}.")
         location, words = _place_and_words(options.index, options.query)
         with waiting(f"searching {location}; its encoder is loaded first"):
             return _answer(location, words, options)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
-        hits = result["hits"]
-        if not hits:
+        if not result["hits"]:
             console.print(f"nothing found; {result['searched']:,} satisfy the conditions")
             return
-        columns: dict[str, list[str]] = {
-            "": [str(rank) for rank in range(1, len(hits) + 1)],
-            "score": [_number(hit["score"]) for hit in hits],
-            "standard": [f"{hit['standard_score']:+.1f}" for hit in hits],
-        }
-        if any(hit["rerank_score"] is not None for hit in hits):
-            columns["re-ranked"] = [_number(hit["rerank_score"]) for hit in hits]
-        for name in hits[0]["contributions"] or ():
-            columns[f"of {name}"] = [_number(hit["contributions"][name]) for hit in hits]
-        if hits[0]["part_contributions"] is not None and len(result["parts"]) > 1:
-            for place, part in enumerate(result["parts"]):
-                columns[f"by {part}"] = [_number(hit["part_contributions"][place]) for hit in hits]
-        # As Text, since a caption may hold what Rich takes for markup.
-        table = Table(title=Text(result["query"]))
-        for name in columns:
-            table.add_column(Text(name))
-        for name in ("caption", "picture"):
-            table.add_column(name, overflow="fold")
-        for hit, row in zip(hits, zip(*columns.values(), strict=True), strict=True):
-            table.add_row(*row, Text(hit["caption"] or ""), Text(hit["path"] or ""))
-        console.print(table)
+        show_hits(result, console)
 
 
 def _place_and_words(first: str | None, second: str | None) -> tuple[str, str | None]:
     """Where to search and for what words; a single argument is a place if there is one of that name."""
     if first is None or second is not None:
         return first or _DEFAULT, second
-    is_place = "://" in first or Path(first).is_dir()
-    return (first, None) if is_place else (_DEFAULT, first)
+    return (first, None) if _is_place(first) else (_DEFAULT, first)
+
+
+def _is_place(argument: str) -> bool:
+    return "://" in argument or Path(argument).is_dir()
 
 
 def _answer(location: str, words: str | None, options: Namespace) -> dict[str, Any]:
@@ -154,7 +143,11 @@ def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":
         *({"text": text} for text in options.without),
     ]
     if len(given) == len(options.without):
-        raise ConfigError("give what to search by: words, --image or --like.")
+        taken = (
+            f" {options.index!r} was taken for the index's place; to search for it as words: "
+            f"modalloy search {_DEFAULT} {shlex.quote(options.index or '')}"
+        )
+        raise ConfigError("give what to search by: words, --image or --like." + (taken if options.index else ""))
     unwanted = len(options.without)
     weights = options.weight or [1.0] * (len(given) - unwanted) + [_UNWANTED] * unwanted
     if len(weights) != len(given) or min(weights) <= 0:
@@ -175,7 +168,3 @@ def _second_stages(options: Namespace) -> "dict[str, Reranker]":
     from modalloy.search.cross_encoder import CrossEncoder
 
     return {"itm": CrossEncoder(options.itm)}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -36,7 +36,7 @@ def summary_of(snapshot: Snapshot, location: str) -> dict[str, Any]:
         "dim": snapshot.head.dim,
         "generation": snapshot.head.generation,
         "version": snapshot.version,
-        "pictures": snapshot.count([_PICTURES]),
+        "pictures": count_pictures(snapshot),
         "captions": snapshot.count([Condition("modality", "=", "text")]),
         "sources": [
             {"name": name, "collection": known[name].collection if name in known else None, "pictures": count}
@@ -45,6 +45,11 @@ def summary_of(snapshot: Snapshot, location: str) -> dict[str, Any]:
         "fields": dict(snapshot.metadata),
         "bytes": _bytes(location),
     }
+
+
+def count_pictures(snapshot: Snapshot, where: Sequence[Condition] = ()) -> int:
+    """The number of pictures for which all conditions hold."""
+    return snapshot.count([_PICTURES, *where])
 
 
 def list_pictures(

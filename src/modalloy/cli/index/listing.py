@@ -35,7 +35,7 @@ class List(Verb):
     def execute(self, options: Namespace) -> dict[str, Any]:
         """See `Verb`."""
         from modalloy.index import open_index, parse_condition
-        from modalloy.index.summary import list_pictures, summary_of
+        from modalloy.index.summary import count_pictures, list_pictures, summary_of
 
         if options.limit < 0 or options.offset < 0:
             raise ConfigError("--limit and --offset can't be below 0.")
@@ -43,7 +43,7 @@ class List(Verb):
         snapshot = index.snapshot()
         where = [parse_condition(text, snapshot.metadata) for text in options.where]
         rows = list_pictures(snapshot, where, options.limit, options.offset) if options.limit else []
-        return {**summary_of(snapshot, index.location), "rows": rows}
+        return {**summary_of(snapshot, index.location), "matching": count_pictures(snapshot, where), "rows": rows}
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
@@ -68,3 +68,5 @@ class List(Verb):
                 cells = (row["id"], row["split"] or "", size, " / ".join(row["captions"] or ()), known)
                 table.add_row(*map(Text, cells))
             console.print(table)
+            if (shown := len(result["rows"])) < result["matching"]:
+                console.print(f"{shown:,} of {result['matching']:,} shown; --limit N and --offset N show others")
