@@ -17,7 +17,7 @@ class ApproximateConfig:
 
     partition_rows: int = 1_000_000
     """Vectors in one graph; several graphs are built where there are more, and all of them are searched."""
-    ef: int = 150
+    ef: int = 200
     """Candidates that a search of a graph keeps; at least one and a half times as many as are compared afterwards.
 
     Pictures asking for captions need so many: 50 find 0.90 of the ten best among 32,000, 100 0.96, 200 0.99."""
