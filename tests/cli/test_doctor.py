@@ -53,7 +53,7 @@ def test_warnings_alone_end_with_0(capsys, picture):
     folder = picture("a.png").parent
     assert main(["doctor", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"collection {folder}: train 1 images, 0 captions"
+    assert lines[0] == f"collection {folder}: train 1 image, 0 captions"
     assert "warning a.png: the image has no caption; it can only be indexed" in lines
     assert lines[-1] == "0 errors, 4 warnings"
     (folder / "b.png").write_bytes(b"no picture")
