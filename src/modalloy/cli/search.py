@@ -12,6 +12,7 @@ from rich.console import Console
 
 from modalloy.cli.hits import show_hits
 from modalloy.cli.verb import Verb
+from modalloy.counted import counted
 from modalloy.errors import ConfigError
 from modalloy.progress import waiting
 
@@ -151,9 +152,8 @@ def _parts(words: str | None, options: Namespace) -> "tuple[Part, ...]":
     unwanted = len(options.without)
     weights = options.weight or [1.0] * (len(given) - unwanted) + [_UNWANTED] * unwanted
     if len(weights) != len(given) or min(weights) <= 0:
-        many = f"{len(given)} part" if len(given) == 1 else f"{len(given)} parts"
         raise ConfigError(
-            f"--weight takes one number above 0 for each part of the question, here {many}, got "
+            f"--weight takes one number above 0 for each part of the question, here {counted(len(given), 'part')}, got "
             f"{' '.join(f'{w:g}' for w in weights)}."
         )
     signs = [1] * (len(given) - unwanted) + [-1] * unwanted

@@ -21,9 +21,10 @@ from modalloy.files import sha256_of_text
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Head
 from modalloy.index.checks import fitting_rows, merged_metadata
+from modalloy.index.condition import Condition
 from modalloy.index.lance_errors import guarded, storage_errors
 from modalloy.index.lance_snapshot import LanceSnapshot
-from modalloy.index.lance_sql import rows_of_kind, sql_of_ids
+from modalloy.index.lance_sql import sql_of, sql_of_ids
 from modalloy.index.lance_table import age_kept, is_made, readable
 from modalloy.index.lock import is_uri
 from modalloy.index.schema import META, VECTOR, metadata_kinds, rows_schema
@@ -173,7 +174,8 @@ class LanceIndex:
         indexed = {column for each in table.list_indices() for column in each.columns}
         for modality, column in VECTOR.items():
             # Counting vectors reads them all, so only where there can be enough and they have no graph yet.
-            if column in indexed or table.count_rows(rows_of_kind(modality)) <= self._exact_up_to:
+            kind = sql_of([Condition("modality", "=", modality)])
+            if column in indexed or table.count_rows(kind) <= self._exact_up_to:
                 continue
             rows = table.count_rows(f"`{column}` IS NOT NULL")
             if rows > self._exact_up_to:

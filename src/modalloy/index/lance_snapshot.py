@@ -20,7 +20,7 @@ from modalloy.index.columns import in_order, vectors_in
 from modalloy.index.condition import Condition, check_condition
 from modalloy.index.exact import best_of_blocks, best_rows
 from modalloy.index.lance_errors import guarded, storage_errors
-from modalloy.index.lance_sql import rows_of_kind, sql_of, sql_of_ids
+from modalloy.index.lance_sql import sql_of, sql_of_ids
 from modalloy.index.schema import VECTOR, MetaKind, metadata_kinds
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class LanceSnapshot:
 
     @cached_property
     def _sizes(self) -> dict[Modality, int]:
-        return {modality: int(self._table.count_rows(rows_of_kind(modality))) for modality in MODALITIES}
+        # By what kind of row it is, since whether it has a vector isn't told without reading all vectors.
+        return {modality: self.count([Condition("modality", "=", modality)]) for modality in MODALITIES}
 
     def _recent_row_ids(self, ids: Sequence[str]) -> dict[str, int]:
         """Of those that a search has just found."""

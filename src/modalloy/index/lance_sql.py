@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from modalloy.encoders import Modality
 from modalloy.index.condition import Condition, column_of
 from modalloy.index.schema import COLUMNS
 
@@ -26,15 +25,6 @@ def sql_of_ids(ids: Iterable[str], column: str = "id") -> str:
     """
     listed = ", ".join(map(_literal, ids))
     return f"`{column}` IN ({listed})" if listed else "FALSE"
-
-
-def rows_of_kind(modality: Modality) -> str:
-    """Which rows are pictures', or captions'. Unlike whether a row has a vector, it is told without reading vectors.
-
-    >>> rows_of_kind("image")
-    "`modality` = 'image'"
-    """
-    return f"`modality` = {_literal(modality)}"
 
 
 def _one(condition: Condition) -> str:

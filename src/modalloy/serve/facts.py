@@ -5,6 +5,7 @@ from pathlib import Path
 from modalloy.index import Condition
 from modalloy.index.condition import field_kind
 from modalloy.index.schema import FILTERED
+from modalloy.index.summary import count_pictures
 from modalloy.search import View
 from modalloy.search.explanation import input_names
 from modalloy.serve.models import IndexAnswer
@@ -21,7 +22,7 @@ def facts_of(view: View, k_most: int) -> IndexAnswer:
     head = snapshot.head
     fields = dict.fromkeys([*FILTERED, *metadata])
     return IndexAnswer(
-        pictures=snapshot.count((Condition("modality", "=", "image"),)),
+        pictures=count_pictures(snapshot),
         captions=snapshot.count((Condition("modality", "=", "text"),)),
         encoder=view.encoder.name,
         version=snapshot.version,

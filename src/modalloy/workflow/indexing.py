@@ -17,6 +17,7 @@ from modalloy.index import Condition, Head, Index, Source, create_index, open_in
 from modalloy.index.encoder_spec import head_of, made_by, spec_at
 from modalloy.index.lock import is_uri
 from modalloy.index.source_name import check_source_name, source_name_of
+from modalloy.index.summary import count_pictures
 from modalloy.index.sync import SyncConfig, Synced, require_most, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change, lock_to_make
@@ -292,4 +293,4 @@ def _require_collection(source: Source) -> None:
 
 
 def _pictures(index: Index, source: Source) -> int:
-    return index.snapshot().count([Condition("source", "=", source.name), Condition("modality", "=", "image")])
+    return count_pictures(index.snapshot(), [Condition("source", "=", source.name)])

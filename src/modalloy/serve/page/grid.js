@@ -10,7 +10,8 @@ const NARROWEST = 0.5;
 const WIDEST = 2.6;
 const SKELETONS = [1.5, 0.75, 1.33, 1, 1.6, 0.7, 1.4, 1, 1.25, 1.8, 0.8, 1.3];
 
-const isReranked = (hit) => hit.rerank_score !== null && hit.rerank_score !== undefined;
+/** Whether the second stage has looked at a hit. */
+export const isReranked = (hit) => hit.rerank_score !== null && hit.rerank_score !== undefined;
 
 // The score that the order follows; the standard score is in spreads of the gallery's scores.
 const told = (hit) => isReranked(hit) ? hit.rerank_score.toFixed(3) : `${hit.standard_score.toFixed(1)} σ`;

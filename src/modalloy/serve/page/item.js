@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { setUpWords } from "./attention.js";
 import { byId, icon, make, rounded } from "./dom.js";
+import { isReranked } from "./grid.js";
 import { alternative, picture } from "./picture.js";
 
 const MINUTE = 60_000;
@@ -154,7 +155,7 @@ function captionList({ captions = [] }, name) {
 
 function scores(hit) {
   const rows = [["Standard score", `${hit.standard_score.toFixed(2)} σ`], ["Inner product", rounded(hit.score)]];
-  if (hit.rerank_score !== null && hit.rerank_score !== undefined) rows.push(["Re-ranked", rounded(hit.rerank_score)]);
+  if (isReranked(hit)) rows.push(["Re-ranked", rounded(hit.rerank_score)]);
   return section("Score", table(rows));
 }
 
