@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from toy_index import DIM, toy_head, toy_rows, unit_vectors
 
 from modalloy.errors import CheckpointError, ConfigError, DataError
-from modalloy.index import Condition, Source, cached_rows, create_index, open_index
+from modalloy.index import Condition, Source, cached_rows, cached_vectors, create_index, open_index
 from modalloy.index.ann import ApproximateConfig
 from modalloy.index.base import Found
 from modalloy.index.lance import LanceIndex
@@ -281,3 +282,54 @@ def test_of_equal_scores_the_lower_id_comes_first(tmp_path: Path) -> None:
     index, same = create_index(tmp_path / "index", toy_head()), unit_vectors(1).expand(3, -1)
     index.commit(toy_rows(["b", "c", "a"], same))
     assert index.snapshot().search("image", same[:1], 2)[0].ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("most_bytes", [4 * 299 * DIM, 4 * 299 * DIM - 1], ids=["fit", "too many"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_vectors_that_fit_are_held_once_they_are_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, exact: bool
+) -> None:
+    monkeypatch.setattr(cached_vectors, "MOST_BYTES", most_bytes)
+    index = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=20)
+    vectors, odd = unit_vectors(300), [place % 2 == 1 for place in range(300)]
+    index.commit(toy_rows([f"p{i}" for i in range(300)], vectors, unit_vectors(300, seed=1), {"odd": ("truth", odd)}))
+    index.commit(removed=["p7", "p7#0"])
+    index.commit(toy_rows(["p8"], unit_vectors(1, seed=5), metadata={"odd": ("truth", [True])}))
+    vectors[8] = unit_vectors(1, seed=5)[0]
+    index.optimize()
+    snapshot, calls = index.snapshot(), []
+    asked = LanceSnapshot._search_index
+    monkeypatch.setattr(LanceSnapshot, "_search_index", lambda self, *given: calls.append(given) or asked(self, *given))
+    scores = vectors @ unit_vectors(1, seed=3)[0]
+    scores[7] = -2
+
+    def found(where: list[Condition]) -> list[str]:
+        return snapshot.search("image", unit_vectors(1, seed=3), 6, where, exact)[0].ids
+
+    def best(allowed: torch.Tensor) -> list[str]:
+        return [f"p{place}" for place in scores.masked_fill(~allowed, -2).argsort(descending=True)[:6]]
+
+    everything, kept = torch.ones(300, dtype=torch.bool), torch.tensor(odd)
+    kept[8] = True
+    assert found([]) == best(everything) and len(calls) == (not exact)
+    snapshot.read_ahead()
+    calls.clear()
+    assert found([]) == best(everything) and found([Condition("odd", "=", True)]) == best(kept)
+    assert found([Condition("odd", "=", True), Condition("odd", "=", False)]) == []
+    assert bool(calls) == (most_bytes < 4 * 299 * DIM and not exact)
+    rows = snapshot.rows(["p8", "p7", "p9#0"], ["id", "image_vector"]).to_pylist()
+    assert [row["id"] for row in rows] == ["p8", "p9#0"]
+    assert rows[0]["image_vector"] == pytest.approx(vectors[8].tolist())
+
+
+def test_a_vector_that_is_not_finite_is_not_found_and_spoils_nothing(tmp_path: Path) -> None:
+    index = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=20)
+    vectors = unit_vectors(60)
+    vectors[3, 1], vectors[4, 0] = torch.nan, torch.inf
+    for count in (10, 60):
+        index.commit(toy_rows([f"p{place:02}" for place in range(count)], vectors[:count]))
+        snapshot = index.snapshot()
+        snapshot.read_ahead()
+        found = snapshot.search("image", vectors[:1], 100)[0]
+        assert sorted(found.ids) == [f"p{place:02}" for place in range(count) if place not in (3, 4)]
+        assert found.ids[0] == "p00"

@@ -16,6 +16,7 @@ def best_rows(
     vectors: Float[Tensor, "items dim"],
     k: int,
     allowed: Bool[Tensor, "items"] | None = None,
+    longest: float | None = None,
 ) -> tuple[Int[Tensor, "found"], Float[Tensor, "found"]]:
     """The rows with the largest inner products, best first, and these; of equal ones the lower row comes first.
 
@@ -31,6 +32,7 @@ def best_rows(
         vectors: finite, in float32.
         k: how many to find, at least 1; where there are fewer, all are found.
         allowed: False for rows that aren't to be found.
+        longest: length of the longest vector, where it is known already; to find it takes as long as the scan.
     """
     rough = vectors @ query
     if allowed is not None:
@@ -39,8 +41,8 @@ def best_rows(
     if found == 0:
         return torch.empty(0, dtype=torch.long), torch.empty(0)
     # A float32 sum of n products is off by no more than n units of the sum of their sizes.
-    largest = float(vectors.norm(dim=1).max()) * float(query.norm())
-    slack = 2 * vectors.shape[1] * _UNIT * largest
+    longest = float(vectors.norm(dim=1).max()) if longest is None else longest
+    slack = 2 * vectors.shape[1] * _UNIT * longest * float(query.norm())
     near = (rough >= rough.topk(found).values[-1] - slack).nonzero().squeeze(1)
     scores = (vectors[near].double() @ query.double()).float()
     order = scores.argsort(descending=True, stable=True)[:found]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -15,10 +16,11 @@ from modalloy.encoders.base import MODALITIES
 from modalloy.index.ann import EXACT_UP_TO, ApproximateConfig
 from modalloy.index.base import Found, Head
 from modalloy.index.cached_rows import ROW_ID, CachedRows, is_cached
+from modalloy.index.cached_vectors import CachedVectors, can_be_held
 from modalloy.index.checks import check_queries
 from modalloy.index.columns import in_order, vectors_in
 from modalloy.index.condition import Condition, check_condition
-from modalloy.index.exact import best_of_blocks, best_rows
+from modalloy.index.exact import best_of_blocks
 from modalloy.index.lance_errors import guarded, storage_errors
 from modalloy.index.lance_sql import sql_of, sql_of_ids
 from modalloy.index.schema import VECTOR, MetaKind, metadata_kinds
@@ -54,8 +56,9 @@ class LanceSnapshot:
         self.location, self.head, self.version = location, head, version
         self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
         self._lock = threading.Lock()
-        self._held: dict[Modality, tuple[list[str], Tensor]] = {}
+        self._vectors_in_memory: dict[Modality, CachedVectors] = {}
         self._reading_ahead = threading.Lock()
+        self._ahead = False
         self._cached: CachedRows | None = None
         self._recent: dict[str, int] = {}
 
@@ -78,8 +81,8 @@ class LanceSnapshot:
         queries = check_queries(queries, k, self.head)
         conditions = [check_condition(condition, self.metadata) for condition in where]
         everything = self._sizes[modality]
-        if everything <= self._exact_up_to:
-            return self._search_held(modality, queries, k, conditions)
+        if (cached := self._cached_vectors(modality)) is not None:
+            return cached.search(queries, k, self._matching(conditions) if conditions else None, exact)
         within = self._where(modality, conditions)
         kind = Condition("modality", "=", modality)
         matching = self._table.count_rows(sql_of([kind, *conditions])) if conditions else everything
@@ -99,7 +102,7 @@ class LanceSnapshot:
             return cached.take(ids, columns)
         wanted = list(dict.fromkeys(["id", *columns]))
         # By row ids it takes half the time of a look-up.
-        row_ids = self._recent_row_ids(ids) if cached is None else cached.row_ids(ids)
+        row_ids = self._known_row_ids(ids) if cached is None else cached.row_ids(ids)
         others = [id for id in ids if id not in row_ids] if cached is None else []
         batches = self._batches(wanted, sql_of_ids(others)) if others else ()
         found = [pa.Table.from_batches(batches, pa.schema([self._schema.field(column) for column in wanted]))]
@@ -117,6 +120,7 @@ class LanceSnapshot:
                 schema = pa.schema([*map(self._schema.field, columns), pa.field(ROW_ID, pa.uint64())])
                 batches = (batch.select(schema.names) for batch in self._batches(columns, None, row_ids=True))
                 self._cached = CachedRows.read(self._table.count_rows(), batches, schema)
+            self._ahead = True
 
     def scan(
         self,
@@ -144,33 +148,38 @@ class LanceSnapshot:
         # By what kind of row it is, since whether it has a vector isn't told without reading all vectors.
         return {modality: self.count([Condition("modality", "=", modality)]) for modality in MODALITIES}
 
-    def _recent_row_ids(self, ids: Sequence[str]) -> dict[str, int]:
-        """Of those that a search has just found."""
+    def _known_row_ids(self, ids: Sequence[str]) -> dict[str, int]:
+        """LanceDB's numbers of those whose vectors are in memory, or that a search has just found."""
         recent = self._recent
-        return {id: recent[id] for id in ids if id in recent}
+        known = {id: recent[id] for id in ids if id in recent}
+        for cached in tuple(self._vectors_in_memory.values()):
+            known |= cached.row_ids(ids)
+        return known
 
-    def _search_held(
-        self, modality: Modality, queries: Float[Tensor, "queries dim"], k: int, conditions: Sequence[Condition]
-    ) -> list[Found]:
-        ids, vectors = self._all(modality)
-        allowed = None
-        if conditions:
-            batches = self._batches(["id"], self._where(modality, conditions))
-            kept = {id for batch in batches for id in batch["id"].to_pylist()}
-            allowed = torch.tensor([id in kept for id in ids], dtype=torch.bool)
-        found = [best_rows(query, vectors, k, allowed) for query in queries]
-        return [Found([ids[row] for row in rows.tolist()], scores.tolist()) for rows, scores in found]
-
-    def _all(self, modality: Modality) -> tuple[list[str], Float[Tensor, "items dim"]]:
-        """All ids in their order and their vectors; read once."""
+    def _cached_vectors(self, modality: Modality) -> CachedVectors | None:
+        """All vectors in memory, read once; None for many that nobody asked to be read ahead, or too many."""
+        count, dim = self._sizes[modality], self.head.dim
+        if count > self._exact_up_to and not (self._ahead and can_be_held(count, dim)):
+            return None
         with self._lock:
-            if modality not in self._held:
-                blocks = list(self._vectors(modality, self._where(modality, [])))
-                ids = [id for block, _ in blocks for id in block]
-                order = sorted(range(len(ids)), key=ids.__getitem__)
-                vectors = torch.cat([block for _, block in blocks] or [torch.empty(0, self.head.dim)])
-                self._held[modality] = [ids[row] for row in order], vectors[order]
-            return self._held[modality]
+            if modality not in self._vectors_in_memory:
+                self._vectors_in_memory[modality] = self._read_vectors(modality, count)
+            return self._vectors_in_memory[modality]
+
+    def _read_vectors(self, modality: Modality, most: int) -> CachedVectors:
+        column, ids, row_ids = VECTOR[modality], list[str](), [np.empty(0, np.uint64)]
+        # At once as large as it gets, since joining blocks would take twice the memory.
+        vectors = torch.empty(most, self.head.dim)
+        for batch in self._batches(["id", column], self._where(modality, []), row_ids=True):
+            vectors[len(ids) : len(ids) + len(batch)] = vectors_in(batch, column)
+            ids += batch["id"].to_pylist()
+            row_ids.append(batch[ROW_ID].to_numpy())
+        return CachedVectors(ids, np.concatenate(row_ids), vectors[: len(ids)], self._exact_up_to)
+
+    def _matching(self, conditions: Sequence[Condition]) -> np.ndarray:
+        """LanceDB's numbers of the rows that satisfy conditions, be they pictures or captions."""
+        batches = self._batches(["modality"], sql_of(conditions), row_ids=True)
+        return np.concatenate([np.empty(0, np.uint64), *(batch[ROW_ID].to_numpy() for batch in batches)])
 
     def _search_index(self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None) -> Found:
         from lancedb.background_loop import LOOP
