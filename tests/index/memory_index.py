@@ -1,5 +1,6 @@
 """An index in memory, by loops: the reference of real ones, and what searches are tested with."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class MemorySnapshot:
 
     def search(self, modality, queries, k, where=(), exact=False) -> list[Found]:
         column = VECTOR[modality]
-        rows = [row for row in self._where(where) if row.get(column) is not None]
+        vectors = ((row, row.get(column)) for row in self._where(where))
+        rows = [row for row, vector in vectors if vector is not None and all(map(math.isfinite, vector))]
         answers = []
         for query in queries.tolist():
             scored = [(sum(a * b for a, b in zip(query, row[column], strict=True)), row["id"]) for row in rows]

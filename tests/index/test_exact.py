@@ -26,3 +26,10 @@ def test_what_rounding_leaves_undecided_is_decided():
     assert (vectors @ query).argsort(descending=True, stable=True)[:10].tolist() != expected.tolist()
     rows, found = best_rows(query, vectors, 10)
     assert rows.tolist() == expected.tolist() and torch.equal(found, scores[expected])
+
+
+def test_what_is_not_finite_spoils_nothing():
+    vectors, ids = unit_vectors(9, 16), list("abcdefghi")
+    expected = best_of_blocks(vectors[:1], [(ids[:3] + ids[5:], vectors[[0, 1, 2, 5, 6, 7, 8]])], 9)
+    vectors[3, 1], vectors[4, 0] = torch.nan, torch.inf
+    assert best_of_blocks(vectors[:1], iter([(ids[:4], vectors[:4]), (ids[4:], vectors[4:])]), 9) == expected

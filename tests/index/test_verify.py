@@ -126,6 +126,25 @@ def test_searches_that_miss_are_named(tmp_path, both, kinds):
         assert result.recall < 0.5
 
 
+def test_captions_ask_for_pictures_and_pictures_for_captions(tmp_path, monkeypatch):
+    rows, asked = table_of(picture_rows(tmp_path, 30, 1)), []
+    search = MemorySnapshot.search
+
+    def noted(self, modality, queries, k, where=(), exact=False):
+        if not exact:
+            asked.append((modality, sorted(queries[:, 0].tolist())))
+        return search(self, modality, queries, k, where, exact)
+
+    monkeypatch.setattr(MemorySnapshot, "search", noted)
+    index = MemoryIndex(head(tmp_path))
+    index.commit(rows)
+    result = verify_index(index)
+    first = {side: sorted(row[f"{side}_vector"][0] for row in rows.to_pylist() if row[f"{side}_vector"])
+             for side in ("image", "text")}  # fmt: skip
+    assert asked == [("image", first["text"]), ("text", first["image"])]
+    assert (result.sampled, result.recall) == (60, 1.0)
+
+
 def test_equal_vectors_all_find_one_of_them(tmp_path):
     rows = table_of(picture_rows(tmp_path, 30, 0)).to_pylist()
     vector = np.eye(DIM)[0].tolist()

@@ -1,6 +1,7 @@
 """Exact search of vectors: scanned in float32, decided in float64, so that it is the truth that others are held to."""
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,6 +57,8 @@ def best_of_blocks(
 ) -> list[Found]:
     """The best items of all blocks for each query, best first; of equal scores the earlier one comes first.
 
+    An item whose vector isn't finite, in a damaged index, is never found.
+
     Args:
         queries: finite.
         blocks: ids and their vectors, some at a time, so that they needn't all be in memory.
@@ -65,7 +68,9 @@ def best_of_blocks(
     [Found(ids=['a', 'b'], scores=[1.0, 1.0]), Found(ids=['a', 'b'], scores=[0.0, 0.0])]
     """
     best: list[list[tuple[float, str]]] = [[] for _ in queries]
-    for ids, vectors in blocks:
+    for block_ids, block in blocks:
+        finite = block.isfinite().all(dim=1)
+        ids, vectors = list(compress(block_ids, finite.tolist())), block[finite]
         for each, query in zip(best, queries, strict=True):
             rows, scores = best_rows(query, vectors, k)
             each.extend((score, ids[row]) for row, score in zip(rows.tolist(), scores.tolist(), strict=True))
