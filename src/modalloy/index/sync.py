@@ -22,6 +22,7 @@ from modalloy.progress import BAR_FROM, track
 Read = Callable[[KnownFiles], tuple[Manifest, list[Reject]]]
 """Reads a source's collection, given what is known of its files."""
 
+_CHANGES = (*get_args(Kind), "removed")
 _BAR_FROM = 32
 _CARRIED = 4096
 """Pictures of a commit that embeds nothing: as many as a renamed folder may hold, while memory can hold their rows."""
@@ -82,7 +83,11 @@ class Synced:
     @property
     def changes(self) -> int:
         """How many pictures aren't as they were."""
-        return self.new + self.changed + self.moved + self.recaptioned + self.touched + self.removed
+        return sum(getattr(self, kind) for kind in _CHANGES)
+
+    def then(self, later: "Synced") -> "Synced":
+        """What was done to the source at two times together: changes add up, all else is as it is by now."""
+        return replace(later, **{kind: getattr(self, kind) + getattr(later, kind) for kind in _CHANGES})
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

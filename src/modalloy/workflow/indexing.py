@@ -45,6 +45,13 @@ class Updated:
     problems: tuple[str, ...] = ()
     """What kept further sources from being looked at."""
 
+    def then(self, later: "Updated") -> "Updated":
+        """What became of it at two times together: changes add up, all else is as it is by now."""
+        done = {source.source: source for source in self.sources}
+        for source in later.sources:
+            done[source.source] = done[source.source].then(source) if source.source in done else source
+        return replace(later, sources=tuple(done.values()))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
@@ -166,15 +173,29 @@ class Keeper:
                     problems.append(f"source {source.name!r} wasn't looked through: {error}")
             return _updated(index, done, problems)
 
-    def watch(self) -> None:
-        """Updates the index whenever something changes in its sources' folders, until Ctrl-C."""
+    def watch(self, updated: Updated) -> Updated:
+        """Updates the index whenever something changes in its sources' folders, until Ctrl-C.
+
+        Args:
+            updated: what was done before.
+
+        Returns:
+            What has been done together with that.
+        """
         folders = watched_folders(_with_collections(open_index(self.location)))
         if not folders:
             raise DataError(f"none of the folders of {self.location} is there, so that nothing can be watched.")
         _log.info("watching %s; Ctrl-C ends it", ", ".join(map(str, folders)))
-        watch(folders, self._update_and_tell, self.location)
+        total = updated
 
-    def _update_and_tell(self) -> None:
+        def look() -> None:
+            nonlocal total
+            total = total.then(self._update_and_tell())
+
+        watch(folders, look, self.location)
+        return total
+
+    def _update_and_tell(self) -> Updated:
         updated = self.update()
         for problem in updated.problems:
             _log.error("%s", problem)
@@ -184,6 +205,7 @@ class Keeper:
             warn_of([reject for reject in source.rejects if reject not in told])
             if source.changes:
                 _log.info("%s: %s", source.collection, summary_of(source))
+        return updated
 
     def _usual_spec(self) -> str:
         try:

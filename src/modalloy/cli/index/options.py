@@ -37,7 +37,7 @@ def add_updating(parser: ArgumentParser, watch: bool = True) -> None:
     add_index(parser)
     if watch:
         parser.add_argument(
-            "--watch", action="store_true", help="go on updating whenever something changes, until Ctrl-C"
+            "--watch", action="store_true", help="go on updating whenever something changes, until Ctrl-C; ends with the totals"
         )
     parser.add_argument(
         "--rehash",
