@@ -363,10 +363,12 @@ def test_what_is_broken_is_told_once_until_it_is_mended(keeper, folder, location
         return caplog.text.count("left out: 3.png")
 
     (folder / "0.txt").write_text(" ")
+    (folder / "a.heic").touch()
     broken()
     built = keeper.build(str(folder), spec="counting-a")
     # Who builds and goes on to watch sees what the build returned only at the end.
     assert told(broken) == 1 and caplog.text.count("left out: 0.png: caption 1 of 1 is blank") == 1
-    assert told(broken) == 0 and "0.png" not in caplog.text
+    assert caplog.text.count("1 .heic (not read") == 1
+    assert told(broken) == 0 and "0.png" not in caplog.text and ".heic" not in caplog.text
     assert told(mended) == 0
     assert told(broken) == 1 and "0.png" not in caplog.text

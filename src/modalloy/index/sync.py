@@ -10,6 +10,7 @@ from modalloy.data.build import Reject
 from modalloy.data.inside import Inside
 from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
+from modalloy.data.readers import Unread
 from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError, DataError, ImageError
 from modalloy.index.base import Index, Snapshot, Source
@@ -79,6 +80,8 @@ class Synced:
     """No longer in the source, or no longer readable."""
     rejects: tuple[Reject, ...]
     """Pictures and captions that can't be in the index, and why."""
+    unread: Unread
+    """What else lies in the source's folder, as far as it was looked for."""
 
     @property
     def changes(self) -> int:
@@ -139,6 +142,7 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
         pictures=changes.unchanged + len(done.kinds),
         removed=done.removed,
         rejects=tuple(dict.fromkeys([*rejects, *unusable, *done.rejects])),
+        unread=Unread(source.collection),
         **{kind: done.kinds.count(kind) for kind in get_args(Kind)},
     )
 
