@@ -22,7 +22,7 @@ def with_few_directions(count: int, dim: int = 96, seed: int = 0) -> torch.Tenso
 
 def in_a_narrow_cone(count: int, seed: int = 0) -> torch.Tensor:
     """Unit vectors that all point nearly the same way."""
-    return torch.nn.functional.normalize(with_few_directions(count, seed=seed) + 0.6, dim=1)
+    return torch.nn.functional.normalize(with_few_directions(count, seed=seed) + 3.0, dim=1)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,14 @@ def test_finds_only_what_is_allowed(kept, k, eight_bits, monkeypatch):
     assert allowed[rows].all() and len(rows) == len(scores) == min(k, kept)
     if kept <= 300:  # so that all are compared by their whole vectors
         assert torch.equal(rows, best_rows(query, vectors, k, allowed)[0])
+
+
+def test_compares_many_even_for_one_answer(eight_bits, monkeypatch):
+    monkeypatch.setattr(compressed, "VARIANCE", 0.01)
+    monkeypatch.setattr(compressed, "CANDIDATES", 3000)
+    vectors, query = unit_vectors(3000, 32), unit_vectors(1, 32, seed=1)[0]
+    rows, _ = CompressedVectors(vectors, eight_bits).best_rows(query, 1)
+    assert rows.tolist() == best_rows(query, vectors, 1)[0].tolist()
 
 
 def test_compares_as_many_as_many_answers_need(eight_bits, monkeypatch):

@@ -15,6 +15,7 @@ CANDIDATES = 1000
 Of the ten best among 100,000 none is missed: `benchmarks/search.py`."""
 _SAMPLE, _BLOCK = 10_000, 8192
 _LARGEST = 127  # in 8 bits
+_LEAST_SPREAD = 1e-4  # of the largest
 
 
 class CompressedVectors:
@@ -39,8 +40,12 @@ class CompressedVectors:
         sample = vectors[:: max(1, len(vectors) // _SAMPLE)]
         # What all vectors have in common adds the same to each score.
         mean = sample.mean(dim=0)
-        self._directions = _directions(sample - mean, mean)
-        blocks = [(block - mean) @ self._directions for block in vectors.split(_BLOCK)]
+        directions = _directions(sample - mean, mean)
+        # Each component is divided by its spread, and the query's multiplied, so that in 8 bits none drowns in another.
+        spread = ((sample - mean) @ directions).std(dim=0, unbiased=False)
+        spread = spread.clamp(min=max(float(spread.max()) * _LEAST_SPREAD, torch.finfo(spread.dtype).tiny))
+        self._directions = directions * spread
+        blocks = [(block - mean) @ directions / spread for block in vectors.split(_BLOCK)]
         self._scales: Float[Tensor, "items"] | None = None
         if _has_vnni() if eight_bits is None else eight_bits:
             pairs = [_in_8_bits(block) for block in blocks]
