@@ -53,7 +53,7 @@ def test_a_folder_is_looked_up_once_for_a_picture(files, row, tmp_path, monkeypa
     asked, real = [], os.path.realpath
     monkeypatch.setattr(os.path, "realpath", lambda path, **options: asked.append(str(path)) or real(path, **options))
     files.image(row)
-    with pytest.raises(ImageError, match="sub/0.png has changed"):
+    with pytest.raises(ImageError, match=r"sub/0\.png has changed"):
         files.image({**row, "sha256": "0" * 64})
     assert asked.count(str(tmp_path / "pictures")) == 2
 

@@ -21,10 +21,9 @@ class Opened(NamedTuple):
     file: OpenFile
     """At its start."""
     state: tuple[str, int, int, int]
-    """Where it really is, its size, and when it was modified and changed in ns; another one where the content is another.
+    """Where it really is, its size, and when it was modified and changed in ns; another one of another content.
 
-    When it was modified is what anybody says; when it was changed, in whatever way, is the system's own word (on POSIX).
-    """
+    Anybody can say when it was modified; when it was changed in any way, only the system (on POSIX)."""
 
 
 class Inside:
