@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from modalloy.data import bombs
-from modalloy.data.bombs import MAX_PADDING, MAX_SCANS, MAX_SEGMENTS
-from modalloy.data.images import MAX_PIXELS, decode_image, image_format
+from modalloy.data.bombs import MAX_SCANS, MAX_SEGMENTS
+from modalloy.data.images import MAX_PIXELS, decode_image
 from modalloy.errors import ImageError
 
 EMPTY_SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x10\x00"
@@ -47,48 +47,6 @@ def test_what_only_looks_like_scans_is_none():
 def test_a_jpeg_of_very_many_segments_is_refused():
     with pytest.raises(ImageError, match="10,000 segments"):
         decoded(jpeg(COMMENT * MAX_SEGMENTS))
-
-
-def header(inside):
-    """A JPEG with something behind its first marker."""
-    return jpeg()[:2] + inside + jpeg()[2:]
-
-
-@pytest.mark.parametrize(
-    "padding",
-    [
-        b"\xff",
-        b"\0",
-        b"\xff\0",
-        b"\xff\xd0",
-        # Pillow goes on after it, and what has no length to Pillow mustn't hide what follows.
-        b"\xff\xd9",
-        b"\xff\xf0\xfe\xfe",
-    ],
-)
-def test_a_jpegs_header_has_little_padding(padding):
-    def padded(times):
-        return io.BytesIO(header(COMMENT + padding * times))
-
-    allowed = MAX_PADDING // len(padding)
-    assert image_format(padded(allowed), "it") == "JPEG"
-    for times in (allowed + 1, 2**21):
-        with pytest.raises(ImageError, match="more than 65,536 bytes of padding"):
-            image_format(padded(times), "it")
-
-
-def test_padding_is_counted_across_segments_up_to_the_first_scan():
-    assert decoded(header(b"\xff" * (MAX_PADDING // 2))) == (40, 30)
-    assert decoded(jpeg(b"\xff" * 2 * MAX_PADDING)) == (40, 30)
-    with pytest.raises(ImageError, match="padding"):
-        decoded(header((b"\xff" * (MAX_PADDING // 2) + COMMENT) * 2 + b"\xff"))
-    with pytest.raises(ImageError, match="padding"):
-        decoded(b"\xff\xd8" + b"\xff" * 2 * MAX_PADDING)
-
-
-def test_a_header_of_very_many_segments_is_refused_unread():
-    with pytest.raises(ImageError, match="10,000 segments"):
-        image_format(io.BytesIO(header(COMMENT * MAX_SEGMENTS)), "it")
 
 
 def tiff(tiles, order="<", big=False):

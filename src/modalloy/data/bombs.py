@@ -1,4 +1,4 @@
-"""Pictures of few pixels that are dear all the same: JPEGs of many scans or padding, and TIFFs of huge tiles."""
+"""Pictures of few pixels that are dear to decode all the same: JPEGs of many scans, and TIFFs of huge tiles."""
 
 import io
 import os
@@ -10,36 +10,14 @@ MAX_SCANS = 100
 """Each scan of a JPEG goes over all of its pixels, and may have 11 bytes. Cameras make 10; libtiff allows as many."""
 MAX_SEGMENTS = 10_000
 """Of a JPEG, tables, notes and scans together."""
-MAX_PADDING = 2**16
-"""Bytes of a JPEG's header that belong to no segment, which Pillow reads one by one; there are seldom any."""
 
 _BLOCK = 2**16
-_JPEG = b"\xff\xd8"
-_TOO_MANY = f"it has more than {MAX_SEGMENTS:,} segments"
 # All markers that have a length behind them, and the end.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-# Those that Pillow looks for a length behind; it takes the others for padding.
-_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xda-\xef\xfe]")
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 # As the TIFF standard has them: other types, and repeated tags, Pillow and libtiff understand differently.
 _NUMBERS = {3: "H", 4: "I"}
-
-
-def check_header(file: BinaryIO | io.BytesIO) -> None:
-    """Refuses a picture whose header alone is dear to read; its file is left where it was.
-
-    Args:
-        file: a picture in any format, which nothing has looked at.
-
-    Raises:
-        ValueError: of what there is too much.
-    """
-    place = file.tell()
-    file.seek(0)
-    if file.read(2) == _JPEG:
-        _check_padding(file)
-    file.seek(place)
 
 
 def check_cost(file: BinaryIO | io.BytesIO, max_pixels: int) -> None:
@@ -55,27 +33,11 @@ def check_cost(file: BinaryIO | io.BytesIO, max_pixels: int) -> None:
     place = file.tell()
     file.seek(0)
     start = file.read(2)
-    if start == _JPEG:
+    if start == b"\xff\xd8":
         _check_segments(file)
     elif start in (b"II", b"MM"):
         _check_tiles(file, "<" if start == b"II" else ">", max_pixels)
     file.seek(place)
-
-
-def _check_padding(file: BinaryIO | io.BytesIO) -> None:
-    """Goes over the segments up to the first scan, as Pillow does."""
-    left = MAX_PADDING
-    for _ in range(MAX_SEGMENTS):
-        content = file.read(left + 2)
-        found = _SEGMENT.search(content)
-        left -= found.start() if found else len(content)
-        if left < 0:
-            raise ValueError(f"it has more than {MAX_PADDING:,} bytes of padding in its header")
-        if not found or found[0][1] == _START_OF_SCAN:
-            return
-        file.seek(found.end() - len(content), os.SEEK_CUR)
-        _pass_over(file)
-    raise ValueError(_TOO_MANY)
 
 
 def _check_segments(file: BinaryIO | io.BytesIO) -> None:
@@ -87,13 +49,8 @@ def _check_segments(file: BinaryIO | io.BytesIO) -> None:
         scans += marker == _START_OF_SCAN
         if scans > MAX_SCANS:
             raise ValueError(f"it has more than {MAX_SCANS} scans")
-        _pass_over(file)
-    raise ValueError(_TOO_MANY)
-
-
-def _pass_over(file: BinaryIO | io.BytesIO) -> None:
-    """What is in a segment, by the length at its beginning."""
-    file.seek(max(0, int.from_bytes(file.read(2)) - 2), os.SEEK_CUR)
+        file.seek(max(0, int.from_bytes(file.read(2)) - 2), os.SEEK_CUR)
+    raise ValueError(f"it has more than {MAX_SEGMENTS:,} segments")
 
 
 def _next_marker(file: BinaryIO | io.BytesIO) -> int | None:

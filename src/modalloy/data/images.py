@@ -12,7 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from modalloy.data.bombs import check_cost, check_header
+from modalloy.data.bombs import check_cost
+from modalloy.data.few_reads import FewReads
 from modalloy.data.tar_members import read_member, split_tar_path
 from modalloy.errors import ImageError
 from modalloy.files import sha256_of
@@ -119,13 +120,14 @@ def _opened(
 ) -> Iterator[Image.Image]:
     """The picture, its header checked, its pixels not yet decoded; whatever fails becomes an ImageError."""
     try:
-        with _file(Path(path)) if file is None else nullcontext(_rewound(path, file)) as content:
-            check_header(content)
-            with Image.open(content, formats=FORMATS) as image:
-                _check_size(path, image.width, image.height, max_pixels)
-                if decode:
-                    check_cost(content, max_pixels)
-                yield image
+        with (
+            _file(Path(path)) if file is None else nullcontext(_rewound(path, file)) as content,
+            Image.open(FewReads(content), formats=FORMATS) as image,
+        ):
+            _check_size(path, image.width, image.height, max_pixels)
+            if decode:
+                check_cost(content, max_pixels)
+            yield image
     except ImageError:
         raise
     except UnidentifiedImageError:
