@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--encoder", help="also time how long it takes to encode a query")
     parser.add_argument("--collection", help="whose captions, embedded by the encoder, are searched by its pictures")
     parser.add_argument("--images", help="the collection's images, where it doesn't say")
+    parser.add_argument("--without-faiss", action="store_true", help="time the index alone")
     options = parser.parse_args()
     if options.collection and not options.encoder:
         parser.error("--collection needs an --encoder")
@@ -165,7 +166,7 @@ def main() -> None:
         systems: dict[str, tuple[Callable[[np.ndarray], list[int]], float]] = {
             OURS: (search_of(snapshot), built),
             "modalloy, from disk": (search_of(open_index(folder).snapshot()), built),
-            **faiss_systems(vectors),
+            **({} if options.without_faiss else faiss_systems(vectors)),
         }
         times: dict[str, list[float]] = {name: [] for name in systems}
         hits = dict.fromkeys(systems, 0)

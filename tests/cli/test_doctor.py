@@ -54,12 +54,11 @@ def test_warnings_alone_end_with_0(capsys, picture):
     assert main(["doctor", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"collection {folder}: train 1 image, 0 captions"
-    assert "warning a.png: the image has no caption; it can only be indexed" in lines
-    assert lines[-1] == "0 errors, 4 warnings"
+    assert lines[1:] == ["warning no image has a caption; the collection can only be indexed", "0 errors, 1 warning"]
     (folder / "b.png").write_bytes(b"no picture")
     assert main(["doctor", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert "error b.png: left out: " in out and "error: " not in out and out.endswith("1 error, 4 warnings\n")
+    assert "error b.png: left out: " in out and "error: " not in out and out.endswith("1 error, 1 warning\n")
 
 
 def test_many_problems_of_a_kind_are_counted(capsys, monkeypatch):

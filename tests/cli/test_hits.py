@@ -54,8 +54,10 @@ def test_a_long_id_is_whole_though_on_several_lines():
 
 
 def test_a_path_that_the_id_tells_is_left_out():
-    hits = Hit("dunes:8.jpg", 0.5, path="/home/me/dunes/8.jpg"), Hit("9.jpg", 0.5, path="/home/me/9.jpg")
+    paths = {"dunes:8.jpg": "/home/me/dunes/8.jpg", "9.jpg": "/home/me/9.jpg", "a %231.jpg": "/home/me/a #1.jpg"}
+    hits = [Hit(id, 0.5, path=path) for id, path in paths.items()]
     assert "picture" not in shown(*hits)
+    assert "picture" in shown(*hits, Hit("8.jpg", 0.5, path="/home/me/18.jpg"))
     assert "picture" in shown(*hits, explained())
 
 

@@ -27,6 +27,7 @@ def test_listing(location, capsys):
     assert found["fields"] == {"camera": "text", "year": "number", "indoors": "truth"}
     assert main([*arguments, "--limit", "1", "--offset", "1"]) == 0
     out = capsys.readouterr().out
+    assert "path (text), " in out and "height (number), " in out and "year (number), indoors (truth)\n" in out
     assert "4 pictures, 8 captions" in out and "sub:3.png" in out and "sub:1.png" not in out
     assert "year=2003" in out and "2003.0" not in out
     assert "1 of 2 shown; --limit N and --offset N show others" in out

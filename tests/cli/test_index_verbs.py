@@ -51,6 +51,20 @@ def test_people_see_once_what_was_done_and_what_was_left_out(capsys, place, capl
     assert "left out" not in err + caplog.text
 
 
+def test_what_is_passed_over_or_not_listed_is_told_of(capsys, place):
+    (place / "pictures" / "IMG_1.HEIC").touch()
+    folder = place / "pictures"
+    unread = {"folder": str(folder), "suffixes": {".heic": 1}, "lists": [], "unlisted": []}
+    assert result(capsys, "build", "pictures", "--encoder", "counting-a")["sources"][0]["unread"] == unread
+    (folder / "metadata.csv").write_text("path,caption\n0.png,A.\n1.png,B.\n")
+    assert main(["index", "update"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"passed over in {folder}: 1 .heic (not read; convert pictures to JPEG)",
+        f"not listed in {folder / 'metadata.csv'}, so left out: 2 pictures of {folder} (2.png, 3.png); "
+        "list them too, or move the list elsewhere to have all pictures read",
+    ]
+
+
 def test_a_source_out_of_reach_is_told_of_and_fails(capsys, place):
     result(capsys, "build", "pictures", "--encoder", "counting-a")
     shutil.rmtree(place / "pictures")

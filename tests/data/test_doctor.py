@@ -99,6 +99,13 @@ def test_splits_without_captions(tmp_path, picture):
     assert [message.split()[1] for message in missing] == ["train", "val", "test"]
 
 
+def test_a_collection_without_any_caption_is_told_of_once(tmp_path, picture):
+    bare = {name: {"captions": ()} for name in SPLITS}
+    assert found(collection(tmp_path, picture, **bare)) == [
+        ("warning", None, "no image has a caption; the collection can only be indexed")
+    ]
+
+
 def test_shared_captions_matter_where_they_are_evaluated(tmp_path, picture):
     manifest = collection(tmp_path, picture, train={"captions": ("A test picture.",)})
     more = Item("more", "more.png", sha256_of(picture("more.png")), "test", ("A test picture.", "Another."))

@@ -20,7 +20,14 @@ def with_few_directions(count: int, dim: int = 96, seed: int = 0) -> torch.Tenso
     return torch.nn.functional.normalize((torch.randn(count, dim, generator=random) * strengths + 0.2) @ turned, dim=1)
 
 
-@pytest.mark.parametrize("drawn", [with_few_directions, lambda count, seed=0: unit_vectors(count, 96, seed)])
+def in_a_narrow_cone(count: int, seed: int = 0) -> torch.Tensor:
+    """Unit vectors that all point nearly the same way."""
+    return torch.nn.functional.normalize(with_few_directions(count, seed=seed) + 0.6, dim=1)
+
+
+@pytest.mark.parametrize(
+    "drawn", [with_few_directions, in_a_narrow_cone, lambda count, seed=0: unit_vectors(count, 96, seed)]
+)
 def test_finds_what_exact_search_finds(drawn, eight_bits, monkeypatch):
     monkeypatch.setattr(compressed, "CANDIDATES", 200)
     vectors, queries = drawn(6000), drawn(25, seed=1)

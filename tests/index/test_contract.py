@@ -95,7 +95,7 @@ class ReadAhead(LanceIndex):
     def snapshot(self) -> LanceSnapshot:
         snapshot = super().snapshot()
         snapshot.read_ahead()
-        assert snapshot._cached is not None
+        assert snapshot._rows_in_memory is not None
         return snapshot
 
 

@@ -135,7 +135,7 @@ def test_too_many_rows_are_not_held(filled: LanceIndex, monkeypatch: pytest.Monk
     monkeypatch.setattr(cached_rows, "MOST_BYTES", most_bytes)
     snapshot = open_index(filled.location).snapshot()
     snapshot.read_ahead()
-    assert snapshot._cached is None
+    assert snapshot._rows_in_memory is None
     assert snapshot.rows(["p7"], ["captions"]).to_pylist() == [{"captions": ["about p7"]}]
 
 

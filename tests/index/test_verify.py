@@ -126,6 +126,25 @@ def test_searches_that_miss_are_named(tmp_path, both, kinds):
         assert result.recall < 0.5
 
 
+class WrongAhead(Wrong):
+    """Answers so once it is read ahead."""
+
+    ahead = False
+
+    def read_ahead(self):
+        self.ahead = True
+
+    def search(self, modality, queries, k, where=(), exact=False):
+        searched = super() if self.ahead else super(Wrong, self)
+        return searched.search(modality, queries, k, where, exact)
+
+
+def test_what_a_service_reads_ahead_is_searched_as_well(tmp_path):
+    index, rows = Holding(head(tmp_path), []), table_of(picture_rows(tmp_path, 30, 0)).to_pylist()
+    index._now = WrongAhead(head(tmp_path), 1, rows, rows_schema(DIM, KINDS))
+    assert verify_index(index).recall < 0.5
+
+
 def test_captions_ask_for_pictures_and_pictures_for_captions(tmp_path, monkeypatch):
     rows, asked = table_of(picture_rows(tmp_path, 30, 1)), []
     search = MemorySnapshot.search
@@ -141,7 +160,7 @@ def test_captions_ask_for_pictures_and_pictures_for_captions(tmp_path, monkeypat
     result = verify_index(index)
     first = {side: sorted(row[f"{side}_vector"][0] for row in rows.to_pylist() if row[f"{side}_vector"])
              for side in ("image", "text")}  # fmt: skip
-    assert asked == [("image", first["text"]), ("text", first["image"])]
+    assert asked == 2 * [("image", first["text"]), ("text", first["image"])]
     assert (result.sampled, result.recall) == (60, 1.0)
 
 

@@ -3,6 +3,7 @@ import os
 import shutil
 
 import pytest
+from index.small_source import write_picture
 from tiny_run import TRUNCATED
 
 from modalloy.data import read_collection
@@ -38,6 +39,14 @@ def test_a_whole_run_has_no_problems(finished_run):
 
 def test_the_demo_has_no_problems():
     assert examine("demo")["problems"] == []
+
+
+def test_what_is_passed_over_is_a_warning(tmp_path):
+    write_picture(tmp_path / "a.png", 0, ["A."])
+    (tmp_path / "b.heic").touch()
+    (warning,) = (text for text in messages(tmp_path, "warning") if "passed over" in text)
+    assert warning.startswith(f"passed over in {tmp_path}: 1 .heic (")
+    assert messages(tmp_path) == []
 
 
 @pytest.mark.parametrize(

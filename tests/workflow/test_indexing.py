@@ -15,7 +15,7 @@ from modalloy.index import open_index, watch, writer_lock
 from modalloy.index.embedding import Embedding
 from modalloy.index.sync import SyncConfig
 from modalloy.workflow import indexing
-from modalloy.workflow.indexing import Keeper, source_of
+from modalloy.workflow.indexing import Keeper, Updated, source_of
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,8 @@ def test_mistakes_leave_no_folder_behind(location, tmp_path, folder, monkeypatch
         build(location, tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"there is no alloy in runs/"):
         Keeper(location).build(str(folder))
-    for step in (Keeper(location).update, lambda: Keeper(location).add(str(folder)), Keeper(location).watch):
+    keeper = Keeper(location)
+    for step in (keeper.update, lambda: keeper.add(str(folder)), lambda: keeper.watch(Updated(location, "", 0, 0, ()))):
         with pytest.raises(CheckpointError, match="holds no index"):
             step()
     assert not (tmp_path / "index").exists()
@@ -311,7 +312,7 @@ def test_a_writer_goes_on_where_the_one_it_waited_for_has_failed(location):
 def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch, caplog):
     monkeypatch.setattr(watch, "_DEBOUNCE_MS", 50)
     monkeypatch.setattr(watch, "_FIRST_LOOK_MS", 50)
-    keeper.build(str(folder), spec="counting-a")
+    built = keeper.build(str(folder), spec="counting-a")
     updates, update = [], keeper.update
 
     def counted():
@@ -328,9 +329,23 @@ def test_a_watched_folder_is_followed(keeper, folder, location, monkeypatch, cap
 
     monkeypatch.setattr(keeper, "update", counted)
     with caplog.at_level(logging.WARNING, "modalloy"):
-        keeper.watch()
-    assert {each.id for each in updates[-1].sources[0].rejects} == {"bad.png"}
+        total = keeper.watch(built)
+    # The four of the build, and two that were found at two looks; the last one was interrupted.
+    assert (total.sources[0].new, total.sources[0].pictures, total.version) == (6, 6, updates[-2].version)
+    assert {each.id for each in total.sources[0].rejects} == {"bad.png"}
     assert caplog.text.count("left out: bad.png") == 1
+
+
+def test_what_is_done_at_two_times_adds_up_by_source(keeper, folder, tmp_path):
+    write_picture(tmp_path / "more" / "9.png", 9)
+    first = keeper.build(str(folder), spec="counting-a")
+    (folder / "0.png").unlink()
+    added = keeper.add(str(tmp_path / "more"))
+    both = first.then(added).then(keeper.update())
+    assert [(each.source, each.pictures, each.new, each.removed) for each in both.sources] == [
+        ("", 3, 4, 1),
+        ("more", 1, 1, 0),
+    ]
 
 
 def test_what_is_broken_is_told_once_until_it_is_mended(keeper, folder, location, monkeypatch, caplog):
@@ -344,14 +359,16 @@ def test_what_is_broken_is_told_once_until_it_is_mended(keeper, folder, location
         change()
         caplog.clear()
         monkeypatch.setattr(indexing, "watch", lambda _, update, __: update())
-        keeper.watch()
+        keeper.watch(built)
         return caplog.text.count("left out: 3.png")
 
     (folder / "0.txt").write_text(" ")
+    (folder / "a.heic").touch()
     broken()
-    keeper.build(str(folder), spec="counting-a")
+    built = keeper.build(str(folder), spec="counting-a")
     # Who builds and goes on to watch sees what the build returned only at the end.
     assert told(broken) == 1 and caplog.text.count("left out: 0.png: caption 1 of 1 is blank") == 1
-    assert told(broken) == 0 and "0.png" not in caplog.text
+    assert caplog.text.count("1 .heic (not read") == 1
+    assert told(broken) == 0 and "0.png" not in caplog.text and ".heic" not in caplog.text
     assert told(mended) == 0
     assert told(broken) == 1 and "0.png" not in caplog.text

@@ -62,8 +62,11 @@ class ShortPath:
 
 
 def _id_tells_path(hit: dict[str, Any]) -> bool:
+    # Reading collections takes libraries that a search of words doesn't need.
+    from modalloy.data.readers.collection import id_of_path
+
     # So it is in the index of a folder, and not in that of a list, whose ids are its own.
-    return hit["path"] is None or f"/{PurePath(hit['path']).as_posix()}".endswith("/" + hit["id"].replace(":", "/"))
+    return hit["path"] is None or f":{id_of_path(PurePath(hit['path']).as_posix())}".endswith(f":{hit['id']}")
 
 
 def _show_contributions(hits: Sequence[dict[str, Any]], parts: Sequence[str], console: Console) -> None:

@@ -106,6 +106,9 @@ def _leaks(manifest: Manifest) -> Iterator[Problem]:
 
 def _splits(manifest: Manifest) -> Iterator[Problem]:
     counts = manifest.counts()
+    if not any(item.captions for item in manifest):
+        yield Problem("warning", None, "no image has a caption; the collection can only be indexed")
+        return
     for name, use in (("train", "fit on"), ("val", "choose on"), ("test", "report on")):
         if not counts.get(name, {"captions": 0})["captions"]:
             message = f"the {name} split has no captioned image, so there is nothing to {use}"
@@ -120,8 +123,10 @@ def _missing_pictures(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _missing_captions(manifest: Manifest) -> Iterator[Problem]:
-    for item in manifest:
-        if not item.captions:
+    bare = [item for item in manifest if not item.captions]
+    # Where all are, that is told of the whole collection.
+    if len(bare) < len(manifest):
+        for item in bare:
             yield Problem("warning", item.id, "the image has no caption; it can only be indexed")
 
 

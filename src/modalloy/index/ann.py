@@ -1,4 +1,4 @@
-"""When an index answers approximately, and how: HNSW over vectors of eight bits, refined by the whole vectors.
+"""How an index is searched approximately where it lies: HNSW over vectors of eight bits, refined by the whole ones.
 
 `benchmarks/search.py` measures what is set here.
 """

@@ -100,6 +100,15 @@ def check_condition(condition: Condition, metadata: Mapping[str, MetaKind]) -> C
     return condition
 
 
+def fields_of(metadata: Mapping[str, MetaKind]) -> dict[str, MetaKind]:
+    """All that a condition can be about, with its kind: columns, and fields of the metadata.
+
+    >>> list(fields_of({"camera": "text"}).items())[-2:]
+    [('bytes', 'number'), ('camera', 'text')]
+    """
+    return {field: field_kind(field, metadata) for field in (*FILTERED, *metadata)}
+
+
 def field_kind(field: str, metadata: Mapping[str, MetaKind]) -> MetaKind:
     """The kind of a column or of a metadata field.
 

@@ -33,7 +33,10 @@ _MOST_RECENT = 2_000
 
 
 class LanceSnapshot:
-    """See `Snapshot`. Small collections, and the few rows that a condition leaves, are searched exactly.
+    """See `Snapshot`.
+
+    Small collections are compared one by one in memory. Larger ones are searched there too once they are read ahead,
+    if they fit; else by the graph on the disk, but for the few rows that a condition leaves, which are all compared.
 
     Args:
         location: of the index, for messages.
@@ -59,7 +62,7 @@ class LanceSnapshot:
         self._vectors_in_memory: dict[Modality, CachedVectors] = {}
         self._reading_ahead = threading.Lock()
         self._ahead = False
-        self._cached: CachedRows | None = None
+        self._rows_in_memory: CachedRows | None = None
         self._recent: dict[str, int] = {}
 
     @cached_property
@@ -97,7 +100,7 @@ class LanceSnapshot:
     @guarded
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """See `Snapshot`."""
-        cached = self._cached
+        cached = self._rows_in_memory
         if cached is not None and all(map(is_cached, columns)):
             return cached.take(ids, columns)
         wanted = list(dict.fromkeys(["id", *columns]))
@@ -113,13 +116,14 @@ class LanceSnapshot:
 
     @guarded
     def read_ahead(self) -> None:
-        """See `Snapshot`. What is known of rows besides vectors is held in memory, where they aren't too many."""
+        """See `Snapshot`. What fits into memory is held there: what is known of rows besides their vectors is read now,
+        the vectors of pictures, or of captions, by the first search for them."""
         with self._reading_ahead:
-            if self._cached is None:
+            if self._rows_in_memory is None:
                 columns = [column for column in self._schema.names if is_cached(column)]
                 schema = pa.schema([*map(self._schema.field, columns), pa.field(ROW_ID, pa.uint64())])
                 batches = (batch.select(schema.names) for batch in self._batches(columns, None, row_ids=True))
-                self._cached = CachedRows.read(self._table.count_rows(), batches, schema)
+                self._rows_in_memory = CachedRows.read(self._table.count_rows(), batches, schema)
             self._ahead = True
 
     def scan(
@@ -184,7 +188,7 @@ class LanceSnapshot:
     def _search_index(self, modality: Modality, query: Float[Tensor, "dim"], k: int, conditions: str | None) -> Found:
         from lancedb.background_loop import LOOP
 
-        cached, how = self._cached, self._approximate
+        cached, how = self._rows_in_memory, self._approximate
         # By way of the asynchronous table: the synchronous one asks the database five times for each search.
         search = (
             cast("LanceTable", self._table)

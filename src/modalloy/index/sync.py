@@ -10,6 +10,7 @@ from modalloy.data.build import Reject
 from modalloy.data.inside import Inside
 from modalloy.data.known_files import KnownFiles
 from modalloy.data.manifest import Manifest
+from modalloy.data.readers import Unread
 from modalloy.encoders import Encoder
 from modalloy.errors import ConfigError, DataError, ImageError
 from modalloy.index.base import Index, Snapshot, Source
@@ -22,6 +23,7 @@ from modalloy.progress import BAR_FROM, track
 Read = Callable[[KnownFiles], tuple[Manifest, list[Reject]]]
 """Reads a source's collection, given what is known of its files."""
 
+_CHANGES = (*get_args(Kind), "removed")
 _BAR_FROM = 32
 _CARRIED = 4096
 """Pictures of a commit that embeds nothing: as many as a renamed folder may hold, while memory can hold their rows."""
@@ -78,11 +80,17 @@ class Synced:
     """No longer in the source, or no longer readable."""
     rejects: tuple[Reject, ...]
     """Pictures and captions that can't be in the index, and why."""
+    unread: Unread
+    """What else lies in the source's folder, as far as it was looked for."""
 
     @property
     def changes(self) -> int:
         """How many pictures aren't as they were."""
-        return self.new + self.changed + self.moved + self.recaptioned + self.touched + self.removed
+        return sum(getattr(self, kind) for kind in _CHANGES)
+
+    def then(self, later: "Synced") -> "Synced":
+        """What was done to the source at two times together: changes add up, all else is as it is by now."""
+        return replace(later, **{kind: getattr(self, kind) + getattr(later, kind) for kind in _CHANGES})
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -134,6 +142,7 @@ def sync(index: Index, encoder: Encoder, source: Source, read: Read, config: Syn
         pictures=changes.unchanged + len(done.kinds),
         removed=done.removed,
         rejects=tuple(dict.fromkeys([*rejects, *unusable, *done.rejects])),
+        unread=Unread(source.collection),
         **{kind: done.kinds.count(kind) for kind in get_args(Kind)},
     )
 

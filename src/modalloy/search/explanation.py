@@ -7,7 +7,7 @@ inner products. A rotated vector, or that of a single encoder, can't be taken ap
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from modalloy.encoders import Encoder
@@ -40,7 +40,7 @@ def input_names(encoder: Encoder) -> list[str]:
     return names
 
 
-def restricted(vectors: Float[Tensor, "*batch dim"], where: Sequence[slice]) -> Float[Tensor, "*batch short"]:
+def restricted(vectors: Real[Tensor, "*batch dim"], where: Sequence[slice]) -> Real[Tensor, "*batch short"]:
     """Some slices of each vector, one after the other.
 
     >>> restricted(torch.arange(5.0), [slice(0, 1), slice(3, 5)])

@@ -9,8 +9,6 @@ from torch import Tensor
 from modalloy.encoders import Modality
 from modalloy.errors import ConfigError
 from modalloy.index import Condition, Found, Snapshot
-from modalloy.index.columns import vectors_in
-from modalloy.index.schema import VECTOR
 from modalloy.search.explanation import VectorParts, restricted
 
 MOST = 200_000
@@ -55,17 +53,13 @@ def rank_by_part(
     Raises:
         ConfigError: more than `MOST` items satisfy the conditions.
     """
-    conditions = (Condition("modality", "=", modality), *conditions)
-    count = snapshot.count(conditions)
+    count = snapshot.count([Condition("modality", "=", modality), *conditions])
     if count > MOST:
         raise ConfigError(
             f"ranking by one input looks at each of {count:,} items, at most {MOST:,} are possible; narrow it down by "
             "a condition, or leave by out."
         )
-    ids, scores = list[str](), torch.empty(0)
-    for batch in snapshot.scan(["id", VECTOR[modality]], conditions):
-        ids += batch.column("id").to_pylist()
-        scores = torch.cat([scores, restricted(vectors_in(batch, VECTOR[modality]), where) @ question])
-        best = scores.argsort(descending=True, stable=True)[:k]
-        ids, scores = [ids[place] for place in best.tolist()], scores[best]
-    return Found(ids, scores.tolist())
+    # Nothing else of the vectors counts where the question is zero.
+    whole = torch.zeros(snapshot.head.dim)
+    whole[restricted(torch.arange(snapshot.head.dim), where)] = question
+    return snapshot.search(modality, whole[None], k, conditions, exact=True)[0]

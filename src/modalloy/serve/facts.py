@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from modalloy.index import Condition
-from modalloy.index.condition import field_kind
-from modalloy.index.schema import FILTERED
+from modalloy.index.condition import fields_of
 from modalloy.index.summary import count_pictures
 from modalloy.search import View
 from modalloy.search.explanation import input_names
@@ -20,14 +19,13 @@ def facts_of(view: View, k_most: int) -> IndexAnswer:
     """
     snapshot, metadata = view.snapshot, view.snapshot.metadata
     head = snapshot.head
-    fields = dict.fromkeys([*FILTERED, *metadata])
     return IndexAnswer(
         pictures=count_pictures(snapshot),
         captions=snapshot.count((Condition("modality", "=", "text"),)),
         encoder=view.encoder.name,
         version=snapshot.version,
         generation=head.generation,
-        fields={field: field_kind(field, metadata) for field in fields},
+        fields={**fields_of(metadata)},
         rerankers=list(view.rerankers),
         # What `by` can name.
         inputs=[name for name in input_names(view.encoder) if name in (view.vector_parts or ())],

@@ -8,6 +8,7 @@ from modalloy.counted import counted
 from modalloy.data import Manifest, demo_manifest, read_collection
 from modalloy.data.build import Reject
 from modalloy.data.known_files import KnownFiles
+from modalloy.data.readers import Unread, unread_in
 from modalloy.errors import DataError
 
 DEMO = "demo"
@@ -47,6 +48,11 @@ def open_with_rejects(
         manifest, rejects = read_collection(path, images, known_files=known_files)
     _log.info("%s: %s", path, counts_line(manifest))
     return manifest, rejects
+
+
+def unread_beside(path: str | Path, images: str | Path | None = None) -> Unread:
+    """What `unread_in` finds in a collection's folder; of the demo, nothing."""
+    return Unread(DEMO) if str(path) == DEMO else unread_in(path, images)
 
 
 def warn_of(rejects: Sequence[Reject]) -> None:

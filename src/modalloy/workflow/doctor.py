@@ -14,7 +14,7 @@ from modalloy.files import read_json
 from modalloy.fusion.alloy import FORMAT as ALLOY_FORMAT
 from modalloy.index.schema import COLUMNS, VECTOR
 from modalloy.search import INDEX, Searcher
-from modalloy.workflow.collections import DEMO, counts_line
+from modalloy.workflow.collections import DEMO, counts_line, unread_beside
 from modalloy.workflow.config import features_folder, load_config
 from modalloy.workflow.features import Collection
 
@@ -120,6 +120,7 @@ class _Findings:
         self.checked.append(f"collection {path}: {counts_line(manifest)}")
         self.problems.extend(Problem("error", reject.id, f"left out: {reject.reason}") for reject in rejects)
         self.problems.extend(check_collection(manifest))
+        self.problems.extend(Problem("warning", None, line) for line in unread_beside(path, images).lines())
 
     def features(self, folder: Path) -> None:
         def look() -> list[str]:

@@ -22,7 +22,7 @@ from modalloy.index.sync import SyncConfig, Synced, require_most, sync
 from modalloy.index.watch import watch, watched_folders
 from modalloy.index.writing import index_to_change, lock_to_make
 from modalloy.progress import waiting
-from modalloy.workflow.collections import DEMO, open_with_rejects, warn_of
+from modalloy.workflow.collections import DEMO, open_with_rejects, unread_beside, warn_of
 from modalloy.workflow.default_encoder import default_spec
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,13 @@ class Updated:
     """What was done to each source."""
     problems: tuple[str, ...] = ()
     """What kept further sources from being looked at."""
+
+    def then(self, later: "Updated") -> "Updated":
+        """What became of it at two times together: changes add up, all else is as it is by now."""
+        done = {source.source: source for source in self.sources}
+        for source in later.sources:
+            done[source.source] = done[source.source].then(source) if source.source in done else source
+        return replace(later, sources=tuple(done.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -90,7 +97,7 @@ class Keeper:
             require_devices([device])
         self.location, self._config, self._device = location, config or SyncConfig(), device
         self._encoders: dict[str, Encoder] = {}
-        self._told: set[Reject] = set()
+        self._told: set[Reject | str] = set()
 
     def build(self, collection: str, images: str | None = None, spec: str | None = None) -> Updated:
         """Makes an index of a collection, or brings the one that there is to what the collection holds now.
@@ -166,24 +173,43 @@ class Keeper:
                     problems.append(f"source {source.name!r} wasn't looked through: {error}")
             return _updated(index, done, problems)
 
-    def watch(self) -> None:
-        """Updates the index whenever something changes in its sources' folders, until Ctrl-C."""
+    def watch(self, updated: Updated) -> Updated:
+        """Updates the index whenever something changes in its sources' folders, until Ctrl-C.
+
+        Args:
+            updated: what was done before.
+
+        Returns:
+            What has been done together with that.
+        """
         folders = watched_folders(_with_collections(open_index(self.location)))
         if not folders:
             raise DataError(f"none of the folders of {self.location} is there, so that nothing can be watched.")
         _log.info("watching %s; Ctrl-C ends it", ", ".join(map(str, folders)))
-        watch(folders, self._update_and_tell, self.location)
+        total = updated
 
-    def _update_and_tell(self) -> None:
+        def look() -> None:
+            nonlocal total
+            total = total.then(self._update_and_tell())
+
+        watch(folders, look, self.location)
+        return total
+
+    def _update_and_tell(self) -> Updated:
         updated = self.update()
         for problem in updated.problems:
             _log.error("%s", problem)
         # What is broken stays so for many an update; what was mended meanwhile may break again.
-        told, self._told = self._told, {reject for source in updated.sources for reject in source.rejects}
+        told, rejects = self._told, {reject for source in updated.sources for reject in source.rejects}
+        self._told = rejects | {line for source in updated.sources for line in source.unread.lines()}
         for source in updated.sources:
             warn_of([reject for reject in source.rejects if reject not in told])
+            for line in source.unread.lines():
+                if line not in told:
+                    _log.warning("%s", line)
             if source.changes:
                 _log.info("%s: %s", source.collection, summary_of(source))
+        return updated
 
     def _usual_spec(self) -> str:
         try:
@@ -202,13 +228,14 @@ class Keeper:
                 raise missing from None
 
     def _sync(self, index: Index, encoder: Encoder, source: Source) -> Synced:
-        return sync(
+        done = sync(
             index,
             encoder,
             source,
             lambda known: open_with_rejects(source.collection, source.images, known),
             self._config,
         )
+        return replace(done, unread=unread_beside(source.collection, source.images))
 
     def _built_anew(self, index: Index, encoder: Encoder, source: Source) -> Updated:
         head = replace(head_of(encoder, self.location), sources=index.head.sources).with_source(source)

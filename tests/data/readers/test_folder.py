@@ -90,7 +90,10 @@ def test_unreadable_sidecar_is_named(tmp_path, picture, monkeypatch):
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="nowhere isn't there"):
         read_folder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="holds no images;"):
+        read_folder(tmp_path)
+    (tmp_path / "IMG_1.HEIC").touch()
+    with pytest.raises(DataError, match=r"holds no images but 1 \.heic \(not read; convert pictures to JPEG\);"):
         read_folder(tmp_path)
 
 

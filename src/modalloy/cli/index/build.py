@@ -33,7 +33,7 @@ class Build(Verb):
         keeper = keeper_of(options)
         updated = keeper.build(options.source, options.images, options.encoder)
         if options.watch:
-            keeper.watch()
+            updated = keeper.watch(updated)
         return updated.to_dict()
 
     def show(self, result: dict[str, Any], console: Console) -> None:

@@ -47,6 +47,9 @@ class List(Verb):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """See `Verb`."""
+        from modalloy.index.condition import fields_of
+
+        fields = fields_of(result["fields"]).items()
         size = "" if result["bytes"] is None else f", {result['bytes'] / 2**20:,.1f} MiB"
         for line in (
             f"{result['index']}: {counted(result['pictures'], 'picture')}, "
@@ -57,7 +60,7 @@ class List(Verb):
                 f"of {source['collection'] or 'unknown'}"
                 for source in result["sources"]
             ),
-            "fields: " + (", ".join(f"{name} ({kind})" for name, kind in result["fields"].items()) or "none"),
+            f"fields for --where: {', '.join(f'{name} ({kind})' for name, kind in fields)}",
         ):
             console.print(Text(line), soft_wrap=True)
         if result["rows"]:

@@ -37,7 +37,9 @@ def add_updating(parser: ArgumentParser, watch: bool = True) -> None:
     add_index(parser)
     if watch:
         parser.add_argument(
-            "--watch", action="store_true", help="go on updating whenever something changes, until Ctrl-C"
+            "--watch",
+            action="store_true",
+            help="go on updating whenever something changes, until Ctrl-C; ends with the totals",
         )
     parser.add_argument(
         "--rehash",
@@ -73,6 +75,8 @@ def keeper_of(options: Namespace) -> "Keeper":
 
 def show_updated(result: dict[str, Any], console: Console) -> None:
     """Prints what became of an index."""
+    from modalloy.data.readers import Unread
+
     console.print(Text(f"{result['index']}: made by {result['encoder']}"), soft_wrap=True)
     table = Table("source", *_COUNTS)
     for source in result["sources"]:
@@ -84,7 +88,8 @@ def show_updated(result: dict[str, Any], console: Console) -> None:
         console.print(Text(f"left out: {reject['id']}: {reject['reason']}"), soft_wrap=True)
     if len(rejects) > _SHOWN:
         console.print(f"left out: {len(rejects) - _SHOWN:,} more; --json lists all")
-    for problem in result["problems"]:
+    unread = [line for source in result["sources"] for line in Unread(**source["unread"]).lines()]
+    for problem in (*unread, *result["problems"]):
         console.print(Text(problem), soft_wrap=True)
 
 

@@ -25,7 +25,7 @@ class Update(Verb):
         keeper = keeper_of(options)
         updated = keeper.update()
         if options.watch:
-            keeper.watch()
+            updated = keeper.watch(updated)
         return updated.to_dict()
 
     def show(self, result: dict[str, Any], console: Console) -> None:

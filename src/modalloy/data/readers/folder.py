@@ -8,6 +8,7 @@ from modalloy.data.build import SPLIT_ALIASES, Record, Reject, as_utf8
 from modalloy.data.images import SUFFIXES
 from modalloy.data.item import check_id, check_path
 from modalloy.data.readers.collection import MAX_TEXT_BYTES, Collection, captions_of_lines, id_of_path, read_text
+from modalloy.data.readers.passed_over import passed_over, passed_over_line
 from modalloy.errors import DataError
 
 
@@ -38,7 +39,9 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
         raise DataError(f"the folder {root} isn't there; check the path.")
     paths = sorted(image_paths(root))
     if not paths:
-        raise DataError(f"{root} holds no images; a picture's name ends in one of {', '.join(SUFFIXES)}.")
+        others = passed_over(visible_files(root))
+        but = f" but {passed_over_line(others)}" if others else ""
+        raise DataError(f"{root} holds no images{but}; a picture's name ends in one of {', '.join(SUFFIXES)}.")
     records: list[Record] = []
     rejects: list[Reject] = []
     taken: dict[str, str] = {}
@@ -58,10 +61,15 @@ def read_folder(folder: str | Path, split: str = "train") -> Collection:
 
 def image_paths(root: Path) -> Iterator[str]:
     """The paths of all pictures in a folder and its subfolders that aren't hidden, relative to it."""
+    return (path for path in visible_files(root) if path.lower().endswith(SUFFIXES))
+
+
+def visible_files(root: Path) -> Iterator[str]:
+    """The paths of all files in a folder and its subfolders that aren't hidden, relative to it."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__MACOSX"))]
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
 
 

@@ -97,6 +97,21 @@ def read_collection(
     return manifest, [*collection.rejects, *rejects]
 
 
+def listed_in(folder: Path) -> tuple[list[Path], set[str]]:
+    """The lists by which a folder is read, and the real paths of the pictures that they name; tars list none.
+
+    Raises:
+        DataError: a list can't be read.
+    """
+    root, files = _found(folder)
+    if not files or files[0].suffix.lower() == ".tar":
+        return [], set()
+    found = Manifest.load(files[0]) if _is_manifest(files[0]) else _read(root, files, None, "train")
+    pictures = found.items if isinstance(found, Manifest) else found.records
+    real = os.path.realpath(found.root)
+    return files, {os.path.normpath(os.path.join(real, each.path)) for each in pictures}
+
+
 def _found(path: Path) -> tuple[Path, list[Path]]:
     """The folder of a collection, and the files that list its images; no files for a folder of pictures."""
     if has_braces(path):
