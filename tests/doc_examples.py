@@ -15,7 +15,10 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 _FENCED = re.compile(r"^```(\w*)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_OTHER_PROGRAMS = {"curl", "hf", "make", "mkdir", "openssl", "pip", "python", "umask"}
+_OTHER_PROGRAMS = {
+    *("chown", "curl", "hf", "make", "mkdir", "openssl", "pip", "pipx", "python", "python3", "source", "systemctl"),
+    *("umask", "useradd"),
+}
 
 
 class Block(NamedTuple):

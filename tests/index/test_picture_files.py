@@ -49,6 +49,15 @@ def test_what_a_hostile_index_says_leads_nowhere(files, row, tmp_path, columns, 
             ask(row)
 
 
+def test_a_folder_is_looked_up_once_for_a_picture(files, row, tmp_path, monkeypatch):
+    asked, real = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **options: asked.append(str(path)) or real(path, **options))
+    files.image(row)
+    with pytest.raises(ImageError, match=r"sub/0\.png has changed"):
+        files.image({**row, "sha256": "0" * 64})
+    assert asked.count(str(tmp_path / "pictures")) == 2
+
+
 def test_only_what_was_indexed_is_decoded(files, row):
     with pytest.raises(ImageError, match="has changed since it was indexed"):
         files.image({**row, "sha256": "0" * 64})

@@ -658,6 +658,18 @@ def test_contrast_is_enough(tabs):
             assert looked_at > 10 and too_faint == []
 
 
+def test_tools_share_a_row_on_a_phone(tabs):
+    wishes = PHONE | {"viewport": {"width": 390, "height": 844}}
+    tab = tabs("/", before=lambda tab: as_alloy(tab, []), **wishes)
+    expect(tab.locator(".tool")).to_have_text(["Without", "Filter", "Side by side", "Re-rank"])
+    box = "all => all.map((each) => each.getBoundingClientRect()).map(({ top, left, right }) => [top, left, right])"
+    (row,) = tab.locator(".choice").evaluate_all(box)
+    buttons = tab.locator(".tool").evaluate_all(box)
+    # Each as far to the left and to the right as what stands above it, in the order of the Tab key.
+    assert len({top for top, _, _ in buttons}) == 1 and buttons == sorted(buttons) and row[0] < buttons[0][0]
+    assert [buttons[0][1], buttons[-1][2]] == pytest.approx(row[1:], abs=1)
+
+
 @pytest.mark.slow
 def test_fits_a_phone(tabs):
     tab = tabs("/", before=lambda tab: as_alloy(tab, []), **PHONE)

@@ -171,6 +171,10 @@ def test_a_file_that_changed_is_not_served(serving, root):
     file.write_bytes(picture_bytes(1))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert client.get("/v1/picture?id=deep:1.png").content == picture_bytes(1)
+    # As large, and dated back.
+    file.write_bytes(picture_bytes(1)[:-1] + b"x")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "update" in error(client.get("/v1/picture?id=deep:1.png"), 404)
     file.unlink()
     error(client.get("/v1/picture?id=deep:1.png"), 404)
 

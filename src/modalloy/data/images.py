@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from modalloy.data.bombs import check_cost
+from modalloy.data.few_reads import FewReads
 from modalloy.data.tar_members import read_member, split_tar_path
 from modalloy.errors import ImageError
 from modalloy.files import sha256_of
@@ -121,7 +122,7 @@ def _opened(
     try:
         with (
             _file(Path(path)) if file is None else nullcontext(_rewound(path, file)) as content,
-            Image.open(content, formats=FORMATS) as image,
+            Image.open(FewReads(content), formats=FORMATS) as image,
         ):
             _check_size(path, image.width, image.height, max_pixels)
             if decode:

@@ -20,8 +20,10 @@ class Opened(NamedTuple):
 
     file: OpenFile
     """At its start."""
-    state: tuple[str, int, int]
-    """Where it really is, its size, and when it was modified in ns; another one where the content is another."""
+    state: tuple[str, int, int, int]
+    """Where it really is, its size, and when it was modified and changed in ns; another one of another content.
+
+    Anybody can say when it was modified; when it was changed in any way, only the system (on POSIX)."""
 
 
 class Inside:
@@ -90,7 +92,7 @@ class Inside:
         except (OSError, ValueError) as error:
             raise ImageError(f"{real} can't be read ({getattr(error, 'strerror', None) or error}).") from None
         status = os.fstat(file.fileno())
-        state = (str(real), status.st_size, status.st_mtime_ns)
+        state = (str(real), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if not stat.S_ISREG(status.st_mode):
             file.close()
             raise ImageError(f"{real} is a folder, device or pipe, not a picture.")

@@ -11,7 +11,7 @@ from modalloy.errors import DataError
 from modalloy.index.base import Snapshot
 from modalloy.index.changes import Picture
 from modalloy.index.condition import Condition
-from modalloy.index.schema import META, rows_schema
+from modalloy.index.schema import META, metadata_columns, rows_schema
 
 _COLUMNS = ("id", "path", "sha256", "bytes", "modified_ns", "split", "captions")
 
@@ -24,7 +24,7 @@ def held_pictures(snapshot: Snapshot, source: str) -> dict[str, Picture]:
         source: the source's name.
     """
     fields = list(snapshot.metadata)
-    columns = [*_COLUMNS, *(META + name for name in fields)]
+    columns = [*_COLUMNS, *metadata_columns(fields)]
     where = [Condition("source", "=", source), Condition("modality", "=", "image")]
     held = {}
     for batch in snapshot.scan(columns, where):

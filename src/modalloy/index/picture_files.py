@@ -69,8 +69,8 @@ class PictureFiles:
         """
         with (opened := self.open(row)).file as file:
             if row["sha256"] is not None and sha256_of_file(opened) != row["sha256"]:
-                raise ImageError(f"{self.path(row)} has changed since it was indexed; update the index.")
-            return decode_image(file, str(self.path(row)))
+                raise ImageError(f"{opened.state[0]} has changed since it was indexed; update the index.")
+            return decode_image(file, opened.state[0])
 
 
 def sha256_of_file(opened: Opened) -> str:

@@ -78,6 +78,15 @@ def rows_schema(dim: int, metadata: Mapping[str, MetaKind] | None = None) -> pa.
     )
 
 
+def metadata_columns(fields: Iterable[str]) -> list[str]:
+    """The columns that hold the users' fields.
+
+    >>> metadata_columns(["year", "camera"])
+    ['meta_year', 'meta_camera']
+    """
+    return [META + name for name in fields]
+
+
 def metadata_of(row: Mapping[str, Any], fields: Iterable[str]) -> dict[str, MetaValue | int]:
     """What users know of a row's picture, as they write it; a field that is null is left out.
 

@@ -8,7 +8,7 @@ from typing import Any
 from modalloy.index.base import Snapshot
 from modalloy.index.condition import Condition
 from modalloy.index.encoder_spec import spec_at
-from modalloy.index.schema import META, metadata_of
+from modalloy.index.schema import metadata_columns, metadata_of
 
 _COLUMNS = ("id", "path", "source", "split", "width", "height", "captions")
 _PICTURES = Condition("modality", "=", "image")
@@ -66,7 +66,7 @@ def list_pictures(
     Raises:
         ConfigError: the index has no such field.
     """
-    columns = [*_COLUMNS, *(META + name for name in snapshot.metadata)]
+    columns = [*_COLUMNS, *metadata_columns(snapshot.metadata)]
     rows = []
     for batch in snapshot.scan(columns, [_PICTURES, *where], limit, offset):
         for row in batch.to_pylist():

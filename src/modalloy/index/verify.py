@@ -19,7 +19,7 @@ from modalloy.index.columns import vectors_in
 from modalloy.index.findings import Finding, Findings
 from modalloy.index.picture_files import FILE, PictureFiles, sha256_of_file
 from modalloy.index.row_checks import RowChecks, scanned
-from modalloy.index.schema import COLUMNS, META, VECTOR
+from modalloy.index.schema import COLUMNS, VECTOR, metadata_columns
 
 SAMPLE = 64
 """So many pictures and captions are searched for."""
@@ -179,7 +179,7 @@ def _repair(index: Index, snapshot: Snapshot, checks: RowChecks) -> int:
     removed = sorted({*checks.orphans, *doubled})
     if not removed:
         return 0
-    columns = [*COLUMNS, *VECTOR.values(), *(META + name for name in snapshot.metadata)]
+    columns = [*COLUMNS, *VECTOR.values(), *metadata_columns(snapshot.metadata)]
     kept = snapshot.rows(doubled, columns)
     # A row that replaces two would be there twice again.
     index.commit(removed=removed)

@@ -19,7 +19,7 @@ from modalloy.errors import CheckpointError, ConfigError, DataError, ModalloyErr
 from modalloy.index import Condition, Head, Snapshot
 from modalloy.index.columns import vectors_in
 from modalloy.index.picture_files import FILE, PictureFiles
-from modalloy.index.schema import META, VECTOR, metadata_of
+from modalloy.index.schema import VECTOR, metadata_columns, metadata_of
 from modalloy.search.combined import Combined, combine
 from modalloy.search.explanation import VectorParts, contributions, restricted, vector_parts
 from modalloy.search.hit import Answer, Hit
@@ -235,7 +235,7 @@ class View:
     def _shown(self, scores: dict[str, float], asked: Combined) -> list[Hit]:
         """What the index knows of some answers."""
         fields = self.snapshot.metadata
-        rows = self.snapshot.rows(list(scores), [*_SHOWN, *(META + name for name in fields)]).to_pylist()
+        rows = self.snapshot.rows(list(scores), [*_SHOWN, *metadata_columns(fields)]).to_pylist()
         return [
             Hit(
                 id=row["id"],

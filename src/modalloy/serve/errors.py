@@ -1,9 +1,11 @@
 """How the service says no: every error is {"error": {"kind", "message"}}, without traces or this machine's paths."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -34,6 +36,35 @@ _KINDS = {
     429: "too_many",
     503: "busy",
 }
+# What the checks of `modalloy.serve.models` expect, by the names that Pydantic gives to what is wrong.
+_LENGTHS = {
+    "string_too_short": "a length of at least {min_length}",
+    "string_too_long": "a length of at most {max_length}",
+    "too_short": "a length of at least {min_length}",
+    "too_long": "a length of at most {max_length}",
+}
+_EXPECTED = _LENGTHS | {
+    "missing": "a value",
+    "value_error": "{error}",
+    "literal_error": "{expected}",
+    "model_type": "an object",
+    "list_type": "a list",
+    "string_type": "a text",
+    "string_unicode": "a text in Unicode",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+_SHOWN = 100
+"""Letters of what a client sent, in an error."""
 # A path from the root, on POSIX or Windows, up to its last folder.
 _FOLDERS = re.compile(r"(?<![\w./])(?:file:/{2,3}|/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\'\"]+[/\\])+")
 
@@ -150,7 +181,19 @@ def _sentence(error: HTTPException) -> str:
 
 def _refusal_of_validation(error: ValidationError | RequestValidationError) -> Refusal:
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return Refusal(400, f"the request isn't JSON: {first['msg']}.", "bad_json")
-    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))
-    return Refusal(422, f"{place[:200]}: {first['msg']}." if place else f"{first['msg']}.")
+    kind, given, known = first["type"], first["input"], first.get("ctx", {})
+    if kind == "json_invalid":
+        return Refusal(400, f"the request isn't JSON: {known['error']}.", "bad_json")
+    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))[:200] or "the request"
+    if kind == "extra_forbidden":
+        return Refusal(422, f"{place}: there is no such field.")
+    expected = _EXPECTED[kind].format(**known) if kind in _EXPECTED else first["msg"]
+    got = "none" if kind == "missing" else len(given) if kind in _LENGTHS else _shown(given)
+    return Refusal(422, f"{place}: expected {expected}, got {got}.")
+
+
+def _shown(given: Any) -> str:
+    """What a client sent, as it wrote it, cut off where it is long."""
+    # A form that names a strange charset can hold halves of letters, which can't be sent back as they are.
+    text = json.dumps(given, ensure_ascii=False, default=repr).encode(errors="backslashreplace").decode()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

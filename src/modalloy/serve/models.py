@@ -1,8 +1,20 @@
 """What requests and answers of the HTTP interface hold, version 1; anything else in a request is refused."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictFloat, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StrictBool,
+    StrictFloat,
+    StrictStr,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 
 from modalloy.encoders import Modality
 from modalloy.index import Condition
@@ -14,6 +26,14 @@ _Id = Annotated[str, Field(min_length=1, max_length=1000)]
 _Weight = Annotated[FiniteFloat, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
 _Value = StrictStr | StrictBool | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 _Metadata = dict[str, str | int | float | bool | None]
+
+
+def _value(given: Any, check: Callable[[Any], Any]) -> Any:
+    # Otherwise there would be one error for each type that it isn't of.
+    try:
+        return check(given)
+    except ValidationError:
+        raise ValueError("a text, a finite number, true or false, or a list of at most 1000 of these") from None
 
 
 class _Request(BaseModel):
@@ -31,7 +51,7 @@ class PartBody(_Request):
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if sum(each is not None for each in (self.text, self.like, self.upload)) != 1:
-            raise ValueError("a part is exactly one of text, like and upload")
+            raise ValueError("exactly one of text, like and upload")
         return self
 
 
@@ -40,7 +60,7 @@ class ConditionBody(_Request):
 
     field: Annotated[str, Field(max_length=200)]
     comparison: Comparison
-    value: _Value | Annotated[list[_Value], Field(max_length=1000)]
+    value: Annotated[_Value | Annotated[list[_Value], Field(max_length=1000)], WrapValidator(_value)]
 
     def condition(self) -> Condition:
         """The same for the index."""

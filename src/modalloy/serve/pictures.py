@@ -82,7 +82,7 @@ class Originals:
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._seen: dict[tuple[str, int, int], _Seen] = {}
+        self._seen: dict[tuple[str, int, int, int], _Seen] = {}
         self._lock, self._converting = threading.Lock(), threading.Lock()
 
     def open(self, row: Mapping[str, Any], files: PictureFiles) -> Original:

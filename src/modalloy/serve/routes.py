@@ -10,7 +10,7 @@ from modalloy.data.item import check_id
 from modalloy.errors import DataError
 from modalloy.index import Snapshot
 from modalloy.index.picture_files import PictureFiles
-from modalloy.index.schema import META, metadata_of
+from modalloy.index.schema import metadata_columns, metadata_of
 from modalloy.serve.errors import Refusal
 from modalloy.serve.etag import is_known
 from modalloy.serve.headers import PICTURE_POLICY
@@ -77,7 +77,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
     def item(id: str) -> ItemAnswer:
         snapshot = service.searcher.snapshot
         fields = snapshot.metadata
-        row = _row(snapshot, id, (*_FACTS, *(META + name for name in fields)))
+        row = _row(snapshot, id, (*_FACTS, *metadata_columns(fields)))
         return ItemAnswer(
             id=row["id"],
             captions=row["captions"] or [],

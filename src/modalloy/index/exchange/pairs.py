@@ -16,7 +16,7 @@ from modalloy.data.item import is_path
 from modalloy.encoders import Modality
 from modalloy.index.base import Snapshot
 from modalloy.index.condition import Condition
-from modalloy.index.schema import META, VECTOR
+from modalloy.index.schema import VECTOR, metadata_columns
 
 IMAGE_PATH, CAPTION, NUMBER = "image_path", "caption", "caption_number"
 """The columns that peers have, and that of a caption's place among its picture's."""
@@ -49,7 +49,7 @@ def pair_parts(snapshot: Snapshot, rows: int = ROWS) -> Iterator[Part]:
     """
     texts = snapshot.count([Condition("modality", "=", "text")]) > 0
     gathered: list[Part] = []
-    columns = [*OWN, "captions", VECTOR["image"], *(META + name for name in snapshot.metadata)]
+    columns = [*OWN, "captions", VECTOR["image"], *metadata_columns(snapshot.metadata)]
     for batch in snapshot.scan(columns, [_PICTURES]):
         gathered.append(_pairs(snapshot, pa.Table.from_batches([batch]), texts))
         if sum(len(part.table) for part in gathered) >= rows:
