@@ -10,7 +10,7 @@ import torch
 from toy_index import DIM, toy_head, toy_rows, unit_vectors
 
 from modalloy.errors import CheckpointError, ConfigError, DataError
-from modalloy.index import Condition, Source, cached_rows, cached_vectors, create_index, open_index
+from modalloy.index import Condition, Source, cached_rows, cached_vectors, create_index, lance_snapshot, open_index
 from modalloy.index.ann import ApproximateConfig
 from modalloy.index.base import Found
 from modalloy.index.lance import LanceIndex
@@ -282,6 +282,23 @@ def test_of_equal_scores_the_lower_id_comes_first(tmp_path: Path) -> None:
     index, same = create_index(tmp_path / "index", toy_head()), unit_vectors(1).expand(3, -1)
     index.commit(toy_rows(["b", "c", "a"], same))
     assert index.snapshot().search("image", same[:1], 2)[0].ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_was_found_is_read_by_the_numbers_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    monkeypatch.setattr(cached_rows, "MOST_BYTES", 0)
+    index = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=20)
+    index.commit(toy_rows([f"p{place}" for place in range(60)], unit_vectors(60)))
+    index.optimize()
+    snapshot = index.snapshot()
+    if ahead:
+        snapshot.read_ahead()
+    ids = snapshot.search("image", unit_vectors(1, seed=3), 5)[0].ids
+    # Whoever looks them up by their ids now fails.
+    monkeypatch.setattr(lance_snapshot, "sql_of_ids", None)
+    assert snapshot.rows(ids, ["captions"])["captions"].to_pylist() == [[f"about {id}"] for id in ids]
 
 
 @pytest.mark.parametrize("most_bytes", [4 * 299 * DIM, 4 * 299 * DIM - 1], ids=["fit", "too many"])
