@@ -122,7 +122,9 @@ def _recall(snapshot: Snapshot, questions: Sequence[_Questions]) -> float:
     return float(
         np.mean(
             [
-                sum(score >= best.scores[-1] - _CLOSE for score in found.scores) / len(best.scores)
+                sum(score >= min(best.scores) - _CLOSE for score in found.scores) / len(best.scores)
+                if best.scores
+                else 0.0
                 for modality, vectors, truth in questions
                 for best, found in zip(truth, snapshot.search(modality, vectors, _K), strict=True)
             ]
