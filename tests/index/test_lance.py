@@ -351,3 +351,16 @@ def test_a_vector_that_is_not_finite_is_not_found_and_spoils_nothing(tmp_path: P
             found = state.search("image", vectors[:1], 100)[0]
             assert sorted(found.ids) == [f"p{place:02}" for place in range(count) if place not in (3, 4)]
             assert found.ids[0] == "p00"
+
+
+def test_vectors_of_strange_rows_stop_no_search(tmp_path: Path) -> None:
+    index = LanceIndex.create(tmp_path / "index", toy_head(), exact_up_to=20)
+    rows = toy_rows([f"p{place}" for place in range(30)], unit_vectors(30), unit_vectors(30, seed=1))
+    strange = rows.to_pylist()
+    strange[0]["modality"] = "sound"
+    strange[1]["image_vector"], strange[3]["image_vector"] = unit_vectors(2, seed=2).tolist()
+    index.commit(pa.Table.from_pylist(strange, rows.schema))
+    snapshot = index.snapshot()
+    snapshot.read_ahead()
+    found = snapshot.search("image", unit_vectors(1), 40)[0].ids
+    assert len(found) == len(set(found)) >= 29 and len(snapshot.search("text", unit_vectors(1), 40)[0].ids) == 30

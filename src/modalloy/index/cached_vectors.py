@@ -37,10 +37,11 @@ class CachedVectors:
     Args:
         ids: of the rows.
         row_ids: LanceDB's numbers of them, uint64.
-        vectors: theirs, in float32; rows whose vector isn't finite are never found.
+        blocks: their vectors, in float32, some at a time; emptied, so that there are never more than two copies. Rows
+            whose vector isn't finite are never found.
         exact_up_to: so many are compared one by one.
 
-    >>> cached = CachedVectors(["b", "a"], np.array([7, 9], np.uint64), torch.eye(2))
+    >>> cached = CachedVectors(["b", "a"], np.array([7, 9], np.uint64), [torch.eye(2)])
     >>> cached.search(torch.eye(2)[:1], 2), cached.search(torch.eye(2)[:1], 2, allowed=np.array([9], np.uint64))
     ([Found(ids=['b', 'a'], scores=[1.0, 0.0])], [Found(ids=['a'], scores=[0.0])])
     >>> cached.row_ids(["b", "c"])
@@ -51,15 +52,18 @@ class CachedVectors:
         self,
         ids: Sequence[str],
         row_ids: np.ndarray,
-        vectors: Float[Tensor, "rows dim"],
+        blocks: list[Tensor],
         exact_up_to: int = EXACT_UP_TO,
     ) -> None:
+        vectors = torch.cat(blocks)
+        blocks.clear()
         # One that isn't finite, in a damaged index, would spoil what is found of all; `modalloy index verify` names it.
         usable = vectors.isfinite().all(dim=1).nonzero()[:, 0].tolist()
         # Of equal scores the earlier one comes first, whatever order the rows were read in.
         order = sorted(usable, key=ids.__getitem__)
         self._ids, self._row_ids = [ids[row] for row in order], row_ids[order]
         self._vectors = vectors[order]
+        del vectors
         self._longest = float(self._vectors.norm(dim=1).max()) if order else 0.0
         self._compressed = CompressedVectors(self._vectors) if len(order) > exact_up_to else None
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from modalloy.index.exact import best_rows
 
-VARIANCE = 0.95
-"""Of what sets the vectors apart, so much lies in the components."""
+KEPT = 0.9
+"""Of the square of how far a vector is from the mean, so much lies in its components."""
+MOST = 0.999
+"""Of so many vectors at least. The others are compared by their whole vectors whatever is asked, as is what is near."""
 CANDIDATES = 1000
 """At least so many are then compared by their whole vectors; 20 times as many as are to be found, if that is more.
 
@@ -37,7 +39,12 @@ class CompressedVectors:
 
     def __init__(self, vectors: Float[Tensor, "items dim"], eight_bits: bool | None = None) -> None:
         self._vectors, self._longest = vectors, float(vectors.norm(dim=1).max())
-        sample = vectors[:: max(1, len(vectors) // _SAMPLE)]
+        # Not every so manieth, as rows may repeat in a rhythm.
+        drawn = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
+        sample = vectors[drawn]
+        # One of another length than they should have, in a damaged index, would hide what sets the others apart.
+        norms = sample.norm(dim=1)
+        sample = sample[norms <= 2 * norms.median()]
         # What all vectors have in common adds the same to each score.
         mean = sample.mean(dim=0)
         directions = _directions(sample - mean, mean)
@@ -45,23 +52,34 @@ class CompressedVectors:
         spread = ((sample - mean) @ directions).std(dim=0, unbiased=False)
         spread = spread.clamp(min=max(float(spread.max()) * _LEAST_SPREAD, torch.finfo(spread.dtype).tiny))
         self._directions = directions * spread
-        blocks = [(block - mean) @ directions / spread for block in vectors.split(_BLOCK)]
-        self._scales: Float[Tensor, "items"] | None = None
-        if _has_vnni() if eight_bits is None else eight_bits:
-            pairs = [_in_8_bits(block) for block in blocks]
-            blocks = [codes for codes, _ in pairs]
-            self._scales = torch.cat([scales for _, scales in pairs])
-        self._components = torch.cat(blocks)
+        eight_bits = _has_vnni() if eight_bits is None else eight_bits
+        self._components = torch.empty(
+            len(vectors), directions.shape[1], dtype=torch.int8 if eight_bits else vectors.dtype
+        )
+        self._scales = torch.empty(len(vectors)) if eight_bits else None
+        self._odd = torch.empty(len(vectors), dtype=torch.bool)
+        for start in range(0, len(vectors), _BLOCK):
+            here = slice(start, start + _BLOCK)
+            deviations = vectors[here] - mean
+            components = deviations @ directions
+            # One way, so that what overflows is odd.
+            self._odd[here] = ~(components.square().sum(dim=1) >= KEPT * deviations.square().sum(dim=1))
+            components /= spread
+            if self._scales is not None:
+                components, self._scales[here] = _in_8_bits(components)
+            self._components[here] = components
+        self._odd_count = int(self._odd.sum())
 
     def best_rows(
         self, query: Float[Tensor, "dim"], k: int, allowed: Bool[Tensor, "items"] | None = None
     ) -> tuple[Int[Tensor, "found"], Float[Tensor, "found"]]:
         """See `modalloy.index.exact.best_rows`; unlike there, a row can be missed, if hardly ever."""
         rough = self._rough_scores(query @ self._directions)
+        rough[self._odd] = torch.inf
         if allowed is not None:
             rough[~allowed] = -torch.inf
         count = len(rough) if allowed is None else int(allowed.sum())
-        others = len(rough) - min(max(CANDIDATES, 20 * k), count)
+        others = len(rough) - min(max(CANDIDATES, 20 * k) + self._odd_count, count)
         # PyTorch's topk takes three times as long.
         parted = np.argpartition(rough.numpy(), others) if others < len(rough) else np.empty(0, np.int64)
         near = torch.from_numpy(np.sort(parted[others:]))
@@ -77,7 +95,7 @@ class CompressedVectors:
 
 
 def _directions(deviations: Float[Tensor, "sample dim"], mean: Float[Tensor, "dim"]) -> Float[Tensor, "dim components"]:
-    """The direction of the mean, and of those across it the fewest that hold `VARIANCE`.
+    """The direction of the mean, and of those across it the first that keep `KEPT` of `MOST` vectors.
 
     Vectors differ little along their mean, but a query lies along it too, so that this little counts much.
     """
@@ -85,10 +103,11 @@ def _directions(deviations: Float[Tensor, "sample dim"], mean: Float[Tensor, "di
     along = torch.nn.functional.normalize(mean.double(), dim=0)[:, None]
     across = deviations.double()
     across = across - across @ along @ along.T
-    variances, directions = torch.linalg.eigh(across.T @ across)
-    # In ascending order.
-    left_out = int((variances.cumsum(0) <= (1 - VARIANCE) * variances.sum()).sum())
-    return torch.cat([along, directions[:, left_out:]], dim=1).float()
+    _, directions = torch.linalg.eigh(across.T @ across)
+    directions = directions.flip(dims=(1,))  # those of the largest variance first
+    kept = (across @ directions).square().cumsum(dim=1)
+    share = (kept >= KEPT * kept[:, -1:]).double().mean(dim=0)
+    return torch.cat([along, directions[:, : int((share < MOST).sum()) + 1]], dim=1).float()
 
 
 def _in_8_bits(rows: Float[Tensor, "rows dim"]) -> tuple[Int[Tensor, "rows dim"], Float[Tensor, "rows"]]:

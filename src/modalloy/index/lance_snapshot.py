@@ -58,7 +58,7 @@ class LanceSnapshot:
     ) -> None:
         self.location, self.head, self.version = location, head, version
         self._table, self._approximate, self._exact_up_to = table, approximate, exact_up_to
-        self._lock = threading.Lock()
+        self._reading = {modality: threading.Lock() for modality in MODALITIES}
         self._vectors_in_memory: dict[Modality, CachedVectors] = {}
         self._reading_ahead = threading.Lock()
         self._ahead = False
@@ -83,11 +83,10 @@ class LanceSnapshot:
         """See `Snapshot`."""
         queries = check_queries(queries, k, self.head)
         conditions = [check_condition(condition, self.metadata) for condition in where]
-        everything = self._sizes[modality]
+        everything, kind = self._sizes[modality], Condition("modality", "=", modality)
         if (cached := self._cached_vectors(modality)) is not None:
-            return cached.search(queries, k, self._matching(conditions) if conditions else None, exact)
+            return cached.search(queries, k, self._matching([kind, *conditions]) if conditions else None, exact)
         within = self._where(modality, conditions)
-        kind = Condition("modality", "=", modality)
         matching = self._table.count_rows(sql_of([kind, *conditions])) if conditions else everything
         if exact or matching <= self._exact_up_to or not self._indexed(modality):
             return best_of_blocks(queries, self._vectors(modality, within), k)
@@ -165,23 +164,24 @@ class LanceSnapshot:
         count, dim = self._sizes[modality], self.head.dim
         if count > self._exact_up_to and not (self._ahead and can_be_held(count, dim)):
             return None
-        with self._lock:
-            if modality not in self._vectors_in_memory:
-                self._vectors_in_memory[modality] = self._read_vectors(modality, count)
-            return self._vectors_in_memory[modality]
+        if modality not in self._vectors_in_memory:
+            # The other modality's may be read meanwhile.
+            with self._reading[modality]:
+                if modality not in self._vectors_in_memory:
+                    self._vectors_in_memory[modality] = self._read_vectors(modality)
+        return self._vectors_in_memory[modality]
 
-    def _read_vectors(self, modality: Modality, most: int) -> CachedVectors:
+    def _read_vectors(self, modality: Modality) -> CachedVectors:
         column, ids, row_ids = VECTOR[modality], list[str](), [np.empty(0, np.uint64)]
-        # At once as large as it gets, since joining blocks would take twice the memory.
-        vectors = torch.empty(most, self.head.dim)
+        blocks = [torch.empty(0, self.head.dim)]
         for batch in self._batches(["id", column], self._where(modality, []), row_ids=True):
-            vectors[len(ids) : len(ids) + len(batch)] = vectors_in(batch, column)
             ids += batch["id"].to_pylist()
             row_ids.append(batch[ROW_ID].to_numpy())
-        return CachedVectors(ids, np.concatenate(row_ids), vectors[: len(ids)], self._exact_up_to)
+            blocks.append(vectors_in(batch, column))
+        return CachedVectors(ids, np.concatenate(row_ids), blocks, self._exact_up_to)
 
     def _matching(self, conditions: Sequence[Condition]) -> np.ndarray:
-        """LanceDB's numbers of the rows that satisfy conditions, be they pictures or captions."""
+        """LanceDB's numbers of the rows that satisfy conditions."""
         batches = self._batches(["modality"], sql_of(conditions), row_ids=True)
         return np.concatenate([np.empty(0, np.uint64), *(batch[ROW_ID].to_numpy() for batch in batches)])
 
