@@ -68,6 +68,32 @@ def test_honest_pictures_take_few_reads(format, tmp_path, monkeypatch):
     assert open_image(tmp_path / "it").size == (1000, 1000)
 
 
+def drawing_of_runs(width, height):
+    """A BMP in RLE8 whose lines are runs of two pixels, which Pillow reads byte by byte."""
+    line = b"\x02\x00\x02\x01" * (width // 4) + b"\0\0"
+    pixels, colours = line * height + b"\0\1", bytes(range(256)) * 4
+    head = [40, width, height, 1 | 8 << 16, 1, len(pixels), 0, 0, 256, 0]
+    header = b"".join(number.to_bytes(4, "little") for number in head)
+    start = 14 + len(header) + len(colours)
+    sizes = (start + len(pixels)).to_bytes(4, "little") + bytes(4) + start.to_bytes(4, "little")
+    return b"BM" + sizes + header + colours + pixels
+
+
+def tall_in_rows(width, height):
+    content = io.BytesIO()
+    Image.effect_noise((width, height), 90).save(content, "TIFF", tiffinfo={278: 1})
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "size"),
+    [(drawing_of_runs(640, 480), (640, 480)), (tall_in_rows(64, 30_000), (64, 30_000))],
+    ids=["a drawing of runs", "a strip a row"],
+)
+def test_formats_that_are_read_in_small_steps_are_read(content, size):
+    assert decode_image(io.BytesIO(content), "it").size == size
+
+
 def test_a_large_png_may_have_small_chunks():
     head, pixels = picture("PNG", 2000)[:33], zlib.compress(b"".join(b"\0" + bytes(2000) for _ in range(2000)), 0)
     chunks = [chunk(b"IDAT", pixels[start : start + 1024]) for start in range(0, len(pixels), 1024)]

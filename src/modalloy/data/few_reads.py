@@ -8,10 +8,13 @@ import io
 import os
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 FREE_READS = 10_000
 """Of any file; a photograph takes some hundreds."""
-BYTES_PER_READ = 256
+BYTES_PER_READ = 128
 """Beyond those. PNGs take three reads for each of their chunks, which are rarely smaller than 8 kB."""
+_MOST_MORE = 4_000_000
 
 
 class FewReads:
@@ -41,6 +44,11 @@ class FewReads:
         if self._reads > self._most:
             raise ValueError(f"its pieces are so small that reading it takes more than {self._most:,} steps")
         return self._file.read(size)
+
+    def allow_for(self, image: Image.Image) -> None:
+        """Allows what its format takes besides: runs of a BMP are read byte by byte, and a TIFF may be row by row."""
+        more = {"BMP": 2 * image.width * image.height, "TIFF": image.height}.get(image.format or "", 0)
+        self._most += min(more, _MOST_MORE)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -122,9 +122,10 @@ def _opened(
     try:
         with (
             _file(Path(path)) if file is None else nullcontext(_rewound(path, file)) as content,
-            Image.open(FewReads(content), formats=FORMATS) as image,
+            Image.open(reads := FewReads(content), formats=FORMATS) as image,
         ):
             _check_size(path, image.width, image.height, max_pixels)
+            reads.allow_for(image)
             if decode:
                 check_cost(content, max_pixels)
             yield image

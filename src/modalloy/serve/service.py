@@ -24,6 +24,8 @@ from modalloy.serve.uploads import Asked, decode_uploads
 
 _log = logging.getLogger(__name__)
 _REFRESH_S = 0.5
+_PAUSES = 4
+"""So many times as long as a look at the index took the next one waits: to read many vectors again takes all cores."""
 _SEARCHES = 2
 _Result = TypeVar("_Result")
 
@@ -152,9 +154,10 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._pools[pool], work)
 
     async def _stay_current(self) -> None:
-        failing = False
+        failing, took = False, 0.0
         while True:
-            await asyncio.sleep(_REFRESH_S)
+            await asyncio.sleep(max(_REFRESH_S, _PAUSES * took))
+            began = time.monotonic()
             try:
                 await self._in("refresh", self._look_at_index)
                 failing = False
@@ -164,6 +167,7 @@ class Service:
                 if not failing:
                     _log.exception("the index can't be looked at; its last state goes on answering")
                 failing = True
+            took = time.monotonic() - began
 
     def _look_at_index(self) -> None:
         if self.searcher.refresh() or self._facts is None:

@@ -72,3 +72,11 @@ def test_names_can_be_anything(tmp_path):
     (tmp_path / "metadata.csv").write_text("path\na.png\n")
     (tmp_path / os.fsdecode(b"new\nline\xe9.png")).touch()
     assert unread_in(tmp_path).unlisted == ("new\\nline\\udce9.png",)
+
+
+def test_pictures_that_a_list_names_through_a_link_are_listed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "metadata.csv").write_text("file_name,caption\nlink/a.png,A cat.\n")
+    assert unread_in(tmp_path).unlisted == ()

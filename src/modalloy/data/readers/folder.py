@@ -68,9 +68,10 @@ def visible_files(root: Path) -> Iterator[str]:
     """The paths of all files in a folder and its subfolders that aren't hidden, relative to it."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__MACOSX"))]
-        for name in names:
-            if not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
+        # Once a folder, as there may be very many files.
+        inside = Path(folder).relative_to(root)
+        before = "" if inside == Path() else f"{inside.as_posix()}/"
+        yield from (before + name for name in names if not name.startswith("."))
 
 
 def _split(path: str, default: str) -> str:

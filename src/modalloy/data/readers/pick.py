@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def read_collection(
 
 
 def listed_in(folder: Path) -> tuple[list[Path], set[str]]:
-    """The lists by which a folder is read, and the real paths of the pictures that they name; tars list none.
+    """The lists by which a folder is read, and the paths of the pictures that they name, by their real folders;
+    tars list none.
 
     Raises:
         DataError: a list can't be read.
@@ -108,8 +110,9 @@ def listed_in(folder: Path) -> tuple[list[Path], set[str]]:
         return [], set()
     found = Manifest.load(files[0]) if _is_manifest(files[0]) else _read(root, files, None, "train")
     pictures = found.items if isinstance(found, Manifest) else found.records
-    real = os.path.realpath(found.root)
-    return files, {os.path.normpath(os.path.join(real, each.path)) for each in pictures}
+    real = lru_cache(None)(os.path.realpath)
+    paths = (os.path.split(os.path.join(found.root, each.path)) for each in pictures)
+    return files, {os.path.join(real(folder), name) for folder, name in paths}
 
 
 def _found(path: Path) -> tuple[Path, list[Path]]:
