@@ -12,6 +12,11 @@ def eight_bits(request) -> bool:
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch):
+    monkeypatch.setattr(compressed, "CANDIDATES", 200)
+
+
 def with_few_directions(count: int, dim: int = 96, seed: int = 0) -> torch.Tensor:
     """Unit vectors around a mean that vary much in some directions, and little in others, as embeddings do."""
     random = torch.Generator().manual_seed(seed)
@@ -29,7 +34,6 @@ def in_a_narrow_cone(count: int, seed: int = 0) -> torch.Tensor:
     "drawn", [with_few_directions, in_a_narrow_cone, lambda count, seed=0: unit_vectors(count, 96, seed)]
 )
 def test_finds_what_exact_search_finds(drawn, eight_bits, monkeypatch):
-    monkeypatch.setattr(compressed, "CANDIDATES", 200)
     vectors, queries = drawn(6000), drawn(25, seed=1)
     searched, hits = CompressedVectors(vectors, eight_bits), 0
     for query in queries:
@@ -43,7 +47,6 @@ def test_finds_what_exact_search_finds(drawn, eight_bits, monkeypatch):
 
 @pytest.mark.parametrize("minority", [3, 60, 200, 600])
 def test_finds_a_minority_that_varies_in_directions_of_its_own(minority, eight_bits, monkeypatch):
-    monkeypatch.setattr(compressed, "CANDIDATES", 200)
     vectors, queries = unit_vectors(6000, 96), unit_vectors(minority, 96, seed=1)
     vectors[:, 48:], queries[:, :48] = 0, 0
     vectors, queries = (torch.nn.functional.normalize(each, dim=1) for each in (vectors, queries))
@@ -64,7 +67,6 @@ def test_rows_that_repeat_in_a_rhythm_hide_nothing(eight_bits, monkeypatch):
 
 
 def test_one_of_another_length_hides_nothing(eight_bits, monkeypatch):
-    monkeypatch.setattr(compressed, "CANDIDATES", 200)
     vectors, queries = with_few_directions(6000), with_few_directions(25, seed=1)
     vectors[11] *= 1e6
     searched = CompressedVectors(vectors, eight_bits)

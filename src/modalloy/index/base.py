@@ -168,7 +168,10 @@ class Snapshot(Protocol):
         """Some columns of some rows, in the order of `ids`; ids that aren't there are left out."""
 
     def read_ahead(self) -> None:
-        """Prepares for many questions, where that makes their answers faster; a single one doesn't pay for it."""
+        """Prepares for many questions, where that makes their answers faster; a single one doesn't pay for it.
+
+        What takes long may be left to the first search for pictures, and to that for captions.
+        """
 
     def scan(
         self,

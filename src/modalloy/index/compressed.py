@@ -74,12 +74,15 @@ class CompressedVectors:
         self, query: Float[Tensor, "dim"], k: int, allowed: Bool[Tensor, "items"] | None = None
     ) -> tuple[Int[Tensor, "found"], Float[Tensor, "found"]]:
         """See `modalloy.index.exact.best_rows`; unlike there, a row can be missed, if hardly ever."""
+        wanted = max(CANDIDATES, 20 * k) + self._odd_count
+        if 4 * wanted > len(self._vectors):  # and to compare all takes no longer
+            return best_rows(query, self._vectors, k, allowed, self._longest)
         rough = self._rough_scores(query @ self._directions)
         rough[self._odd] = torch.inf
         if allowed is not None:
             rough[~allowed] = -torch.inf
         count = len(rough) if allowed is None else int(allowed.sum())
-        others = len(rough) - min(max(CANDIDATES, 20 * k) + self._odd_count, count)
+        others = len(rough) - min(wanted, count)
         # PyTorch's topk takes three times as long.
         parted = np.argpartition(rough.numpy(), others) if others < len(rough) else np.empty(0, np.int64)
         near = torch.from_numpy(np.sort(parted[others:]))

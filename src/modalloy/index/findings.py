@@ -42,7 +42,7 @@ _MENDS: Mapping[Kind, str] = {
     "file changed": "modalloy index update",
     "file broken": "replace it, then modalloy index update",
     "not found by itself": "modalloy index optimize; if that doesn't help, build the index anew",
-    "approximate search poor": "modalloy index optimize",
+    "approximate search poor": "modalloy index optimize; if that doesn't help, search with --exact",
 }
 
 EXAMPLES = 5

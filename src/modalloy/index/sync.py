@@ -173,7 +173,8 @@ def require_most(lost: int, held: int, source: Source) -> None:
     if 2 * lost > held:
         raise DataError(
             f"{lost:,} of the {held:,} pictures of {source.collection} in the index are gone: is a disk not "
-            "mounted? If they are to be removed from the index, say --allow-removals."
+            "mounted, or does a list in the folder, such as metadata.csv, not name them? If they are to be removed "
+            "from the index, say --allow-removals."
         )
 
 

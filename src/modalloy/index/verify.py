@@ -83,21 +83,21 @@ def verify_index(index: Index, *, files: bool = False, repair: bool = False, see
         _check_files(snapshot, findings)
     samples = {modality: checks.sample(modality, SAMPLE, seed) for modality in MODALITIES}
     questions = _search(snapshot, samples, findings)
-    recall = None
+    recalls = {}
     if questions:
-        alone = _recall(snapshot, questions)
+        recalls["from disk"] = _recall(snapshot, questions)
         # As a service does, whose searches may differ from those of a command.
         snapshot.read_ahead()
-        recall = min(alone, _recall(snapshot, questions))
-    if recall is not None and recall < POOR:
-        findings.add("approximate search poor", f"recall@{_K} {recall:.2f}")
+        recalls["read ahead"] = _recall(snapshot, questions)
+    poor = [f"{how}: recall@{_K} {recall:.2f}" for how, recall in recalls.items() if recall < POOR]
+    findings.add("approximate search poor", *poor)
     repaired = _repair(index, snapshot, checks) if repair else 0
     return Verification(
         version=snapshot.version,
         **checks.counts(),
         unembedded=checks.unembedded,
         sampled=sum(map(len, samples.values())),
-        recall=recall,
+        recall=min(recalls.values(), default=None),
         findings=tuple(findings.all),
         repaired=repaired,
     )

@@ -38,6 +38,7 @@ class TakeIn(Verb):
         with writer_lock(options.index):
             index = index_of(options.index, encoder, options.folder)
             result = take_in(index, options.kind, options.folder, name=options.name, images=options.images)
+            index.optimize()
         return {"index": index.location, "rows": index.snapshot().count(), **asdict(result)}
 
     def show(self, result: dict[str, Any], console: Console) -> None:
