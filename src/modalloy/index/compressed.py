@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modalloy.index.exact import best_rows
 
-KEPT = 0.9
+KEPT = 0.8
 """Of the square of how far a vector is from the mean, so much lies in its components."""
 MOST = 0.999
 """Of so many vectors at least. The others are compared by their whole vectors whatever is asked, as is what is near."""
