@@ -24,7 +24,7 @@ class CompressedVectors:
     """Vectors with what a first look at each of them needs.
 
     A scan takes as long as its numbers take to be read from memory. Turned so that the first components tell most (by
-    PCA), vectors of 1,024 numbers often need some 250, and where the processor multiplies 8 bits fast (AVX-512 VNNI),
+    PCA), vectors of 1,024 numbers often need some 180, and where the processor multiplies 8 bits fast (AVX-512 VNNI),
     these are kept in 8 bits.
 
     Args:
