@@ -65,7 +65,7 @@ class CachedVectors:
         self._vectors = vectors[order]
         del vectors
         self._longest = float(self._vectors.norm(dim=1).max()) if order else 0.0
-        self._compressed = CompressedVectors(self._vectors) if len(order) > exact_up_to else None
+        self._compressed = CompressedVectors(self._vectors, longest=self._longest) if len(order) > exact_up_to else None
 
     def search(
         self, queries: Float[Tensor, "queries dim"], k: int, allowed: np.ndarray | None = None, exact: bool = False

@@ -30,6 +30,7 @@ class CompressedVectors:
     Args:
         vectors: finite, in float32; kept.
         eight_bits: whether components are kept in 8 bits; by default, where that makes the scan faster.
+        longest: see `best_rows`.
 
     >>> vectors = torch.nn.functional.normalize(torch.randn(5000, 64, generator=torch.manual_seed(0)), dim=1)
     >>> rows, scores = CompressedVectors(vectors).best_rows(vectors[7], 2)
@@ -37,8 +38,10 @@ class CompressedVectors:
     (tensor(7), tensor(1.))
     """
 
-    def __init__(self, vectors: Float[Tensor, "items dim"], eight_bits: bool | None = None) -> None:
-        self._vectors, self._longest = vectors, float(vectors.norm(dim=1).max())
+    def __init__(
+        self, vectors: Float[Tensor, "items dim"], eight_bits: bool | None = None, longest: float | None = None
+    ) -> None:
+        self._vectors, self._longest = vectors, longest
         # Not every so manieth, as rows may repeat in a rhythm.
         drawn = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
         sample = vectors[drawn]
@@ -47,9 +50,10 @@ class CompressedVectors:
         sample = sample[norms <= 2 * norms.median()]
         # What all vectors have in common adds the same to each score.
         mean = sample.mean(dim=0)
-        directions = _directions(sample - mean, mean)
+        deviations = sample - mean
+        directions = _directions(deviations, mean)
         # Each component is divided by its spread, and the query's multiplied, so that in 8 bits none drowns in another.
-        spread = ((sample - mean) @ directions).std(dim=0, unbiased=False)
+        spread = (deviations @ directions).std(dim=0, unbiased=False)
         spread = spread.clamp(min=max(float(spread.max()) * _LEAST_SPREAD, torch.finfo(spread.dtype).tiny))
         self._directions = directions * spread
         eight_bits = _has_vnni() if eight_bits is None else eight_bits
